@@ -1,0 +1,371 @@
+"""The configuration of a run: every key, its type and range, its canonical bytes. The only reader of run TOML.
+
+What a wrong key or value is answered with stands in `wording.py`. No privacy parameter has a default here: the scenario
+files state them, and `RunConfig` refuses a file that lacks one which its mode needs.
+"""
+
+import json
+import tomllib
+from collections.abc import Mapping, Sequence
+from fractions import Fraction
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+
+import tomli_w
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PrivateAttr, ValidationError, model_validator
+
+from fedlearn.errors import ConfigError
+from fedlearn.shipped import scenario_names, scenario_path
+from fedlearn.wording import nearest, sentence_of
+
+__all__ = ["REGISTRY_NAMES", "REQUIRED_KEYS", "ColumnConfig", "RunConfig"]
+
+# The names of the registries; a test compares them, for the registries live in rooms that load torch or flwr.
+REGISTRY_NAMES: Mapping[str, tuple[str, ...]] = {
+    "data.dataset": ("breast-cancer", "csv", "digits", "fashion-mnist", "heart-disease", "parquet"),
+    "data.partition": ("dirichlet", "iid", "natural", "shards"),
+    "model.name": ("cnn", "linear", "mlp", "scatter-linear"),
+    "training.strategy": ("FedAdagrad", "FedAdam", "FedAvg", "FedAvgM", "FedYogi"),
+    "privacy.mode": ("client-central", "client-distributed", "none", "record-distributed", "record-local"),
+}
+
+_ACCOUNTED = ("privacy.target_epsilon", "privacy.delta", "privacy.max_participations")
+_RECORDS = ("privacy.max_grad_norm", "privacy.sampling_probability", "privacy.planned_records")
+_SUMMED = ("secure_aggregation.max_colluders",)
+_LOCAL_SGD = ("training.local_steps", "training.batch_size")
+# Keys that one mode needs and another does not; all others are required by their section.
+REQUIRED_KEYS: Mapping[str, tuple[str, ...]] = {
+    "record-distributed": _ACCOUNTED + _RECORDS + _SUMMED,
+    "record-local": (*_ACCOUNTED, *_RECORDS, "training.local_steps"),
+    "client-distributed": _ACCOUNTED + _SUMMED + _LOCAL_SGD,
+    "client-central": _ACCOUNTED + _LOCAL_SGD,
+    "none": _LOCAL_SGD,
+}
+# What only a simulation knows, and what stays at the coordinator: neither is in the canonical bytes.
+_NOT_CANONICAL = ("public_test", "path", "client_column", "population_size", "partition", "alpha")
+
+
+def _reduced_probability(value: object) -> str:
+    """A probability as a reduced fraction in text: "1", "1/3", "0.25" -> "1/4"."""
+    if isinstance(value, bool) or not isinstance(value, str | int | float):
+        raise ValueError('expected text such as "1", "1/3" or "0.25"')
+    text = str(value).strip()
+    try:
+        fraction = Fraction(text)
+    except (ValueError, ZeroDivisionError):
+        raise ValueError('expected text such as "1", "1/3" or "0.25"') from None
+    if not 0 < fraction <= 1 or fraction.denominator >= 2**32:
+        raise ValueError("expected a probability above 0 and at most 1, as a/b with both below 2^32")
+    if "/" not in text and len(text.partition(".")[2]) > 9:
+        raise ValueError("expected a decimal of at most 9 digits, or a fraction a/b")
+    return str(fraction)
+
+
+Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+Probability = Annotated[str, BeforeValidator(_reduced_probability)]
+Count = Annotated[int, Field(ge=1, lt=2**31)]
+Option = bool | int | float | str | tuple[int, ...]
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _lists_are_tuples(cls, values: Any) -> Any:
+        return _as_tuples(values)
+
+
+def _as_tuples(value: Any) -> Any:
+    if isinstance(value, list):
+        return tuple(_as_tuples(item) for item in value)
+    return {key: _as_tuples(item) for key, item in value.items()} if isinstance(value, dict) else value
+
+
+class RunSection(_Section):
+    rounds: Count
+    spare_rounds: Annotated[int, Field(ge=0, lt=2**31)]
+    seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
+
+
+class ColumnConfig(_Section):
+    """One column of a table: public bounds of a number, or the public list of values of a category."""
+
+    low: float | None = None
+    high: float | None = None
+    values: tuple[str, ...] | None = None
+    impute: float | str | None = None
+    missing: tuple[str, ...] = ()
+
+
+class DataSection(_Section):
+    dataset: str
+    public_test: float | str | None = None
+    label: str | None = None
+    classes: tuple[tuple[str, ...], ...] | None = None
+    columns: dict[str, ColumnConfig] = Field(default_factory=dict)
+    path: str | None = None
+    client_column: str | None = None
+    population_size: Count | None = None
+    partition: str = "iid"
+    alpha: Positive | None = None
+
+
+class ModelSection(_Section):
+    name: str
+    options: dict[str, Option] = Field(default_factory=dict)
+
+
+class TrainingSection(_Section):
+    local_steps: Count | None = None
+    batch_size: Count | None = None
+    learning_rate: Positive
+    strategy: str
+    strategy_options: dict[str, float] = Field(default_factory=dict)
+
+
+class PrivacySection(_Section):
+    mode: str
+    target_epsilon: Positive | None = None
+    delta: Annotated[float, Field(gt=0, lt=1)] | None = None
+    max_grad_norm: Positive | None = None
+    clipping_norm: Positive
+    sampling_probability: Probability | None = None
+    planned_records: Count | None = None
+    max_participations: Count | None = None
+
+
+class SecureAggregationSection(_Section):
+    masking: bool
+    cohorts: Literal["rotation", "poisson"]
+    planned_cohort: Count
+    min_survivors: Count
+    max_colluders: Annotated[int, Field(ge=0, lt=2**31)] | None = None
+    scale_bits: Annotated[int, Field(ge=0, le=20)]
+    stage_seconds: tuple[Count, Count, Count, Count, Count] = (30, 30, 600, 30, 30)
+
+
+class RuntimeSection(_Section):
+    """What cannot change the guarantee."""
+
+    engine: Literal["in-process", "ray"] = "in-process"
+    device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
+    workers: Count | Literal["auto"] = 1
+    dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    compile: bool = False
+    ray_address: str | None = None
+
+
+class RunConfig(_Section):
+    """A whole run, checked and frozen. Load one with `RunConfig.load`."""
+
+    run: RunSection
+    data: DataSection
+    model: ModelSection
+    training: TrainingSection
+    privacy: PrivacySection
+    secure_aggregation: SecureAggregationSection
+    runtime: RuntimeSection = Field(default_factory=RuntimeSection)
+
+    # Where the file lay: a user's own model is searched there. Not part of the run itself.
+    _source: Path | None = PrivateAttr(default=None)
+
+    @classmethod
+    def load(cls, source: str | Path, overrides: Sequence[str] | Mapping[str, object] = ()) -> Self:
+        """Read a scenario by name or a TOML file by path, apply overrides, check everything.
+
+        `overrides` are texts "section.key=value" as on the command line, or a mapping "section.key" -> value.
+
+        Raises:
+            ConfigError: one sentence with the place, what was expected, what came, and the nearest valid name.
+        """
+        path = _find(source)
+        values = _read_toml(path)
+        for key, value in _override_items(overrides):
+            _set(values, key, value)
+        if isinstance(data := values.get("data"), dict):
+            for key in ("path", "public_test"):
+                if isinstance(data.get(key), str):
+                    data[key] = str((path.parent / Path(data[key]).expanduser()).resolve())
+        config = cls.from_values(values, place=str(source))
+        config._source = path
+        return config
+
+    @classmethod
+    def from_values(cls, values: Mapping[str, Any], *, place: str) -> Self:
+        """Check a nested mapping of sections; `place` begins the sentence when something is wrong.
+
+        Raises:
+            ConfigError: as `load`.
+        """
+        try:
+            config = cls.model_validate(values)
+        except ValidationError as error:
+            raise ConfigError(f"{place}: {sentence_of(error.errors()[0], cls)}") from None
+        _check_names(config, place)
+        _check_mode_has_its_keys(config, place)
+        return config
+
+    @classmethod
+    def from_bytes(cls, body: bytes) -> Self:
+        """The configuration in canonical bytes as `to_bytes` writes them.
+
+        Raises:
+            ConfigError: the bytes are not canonical, or not a valid configuration.
+        """
+        try:
+            values = json.loads(body.decode("ascii"))
+            config = cls.from_values(_floats_from_text(values, cls), place="configuration")
+        except (UnicodeDecodeError, ValueError, TypeError, AttributeError, RecursionError):
+            raise ConfigError("the configuration received is not valid canonical JSON") from None
+        if config.to_bytes() != body:
+            raise ConfigError("the configuration received is not in canonical form")
+        return config
+
+    def to_bytes(self) -> bytes:
+        """Canonical bytes: JSON, sorted keys, no spaces, ASCII, floats as `repr` in text, without simulate-only keys.
+
+        Guarantees: equal configurations give equal bytes; `from_bytes` gives the configuration back.
+        """
+        values = self.model_dump(exclude_none=True, exclude={"runtime": True, "data": set(_NOT_CANONICAL)})
+        return json.dumps(_floats_to_text(values), sort_keys=True, separators=(",", ":")).encode("ascii")
+
+    def to_toml(self) -> str:
+        """The run as a TOML file that `load` reads back."""
+        return tomli_w.dumps(json.loads(json.dumps(self.model_dump(exclude_none=True))))
+
+    @property
+    def source(self) -> Path | None:
+        """The file this was loaded from."""
+        return self._source
+
+    @property
+    def sampling_probability(self) -> Fraction:
+        """`privacy.sampling_probability` as an exact fraction; 1 where the mode draws no record coins."""
+        return Fraction(self.privacy.sampling_probability or "1")
+
+
+def _find(source: str | Path) -> Path:
+    path = Path(source).expanduser()
+    if path.suffix == ".toml" or path.is_file():
+        if not path.is_file():
+            raise ConfigError(f"{source}: no such file; expected a run's TOML file or a scenario's name")
+        return path.resolve()
+    names = scenario_names()
+    if str(source) in names:
+        return scenario_path(str(source))
+    hint = nearest(str(source), names)
+    meant = f" (did you mean {hint}?)" if hint else ""
+    raise ConfigError(f"{source}: no scenario of that name{meant}; expected a TOML file or one of {', '.join(names)}")
+
+
+def _read_toml(path: Path) -> dict[str, Any]:
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path}: expected a TOML file; it cannot be read as one: {error}") from None
+    except OSError as error:
+        raise ConfigError(f"{path}: cannot be read: {error.strerror}") from None
+
+
+def _override_items(overrides: Sequence[str] | Mapping[str, object]) -> list[tuple[str, object]]:
+    if isinstance(overrides, Mapping):
+        return list(overrides.items())
+    items: list[tuple[str, object]] = []
+    for text in overrides:
+        key, equals, value = text.partition("=")
+        if not equals or "." not in key:
+            raise ConfigError(f"--set {text}: expected section.key=value, such as privacy.target_epsilon=3")
+        items.append((key.strip(), _toml_value(value.strip())))
+    return items
+
+
+def _toml_value(text: str) -> object:
+    """A TOML literal where it is one ("3", "true", "[1, 2]"), else the text itself."""
+    try:
+        return tomllib.loads(f"value = {text}")["value"]
+    except tomllib.TOMLDecodeError:
+        return text
+
+
+def _set(values: dict[str, Any], key: str, value: object) -> None:
+    *sections, last = key.split(".")
+    for section in sections:
+        values = values.setdefault(section, {})
+        if not isinstance(values, dict):
+            raise ConfigError(f"--set {key}: {section} is a value, not a section; expected section.key=value")
+    values[last] = value
+
+
+def _check_names(config: RunConfig, place: str) -> None:
+    """Names of registry entries; a user's own model is "package.module:builder"."""
+    for key, known in REGISTRY_NAMES.items():
+        section, field = key.split(".")
+        name = getattr(getattr(config, section), field)
+        if name in known or (key == "model.name" and ":" in name):
+            continue
+        hint = nearest(name, known)
+        meant = f"; did you mean {hint}?" if hint else ""
+        own = ' or your own "package.module:builder"' if key == "model.name" else ""
+        raise ConfigError(f'{place}: {key} is "{name}"; expected one of {", ".join(known)}{own}{meant}')
+
+
+def _check_mode_has_its_keys(config: RunConfig, place: str) -> None:
+    mode = config.privacy.mode
+    needed = list(REQUIRED_KEYS[mode])
+    if config.secure_aggregation.masking:
+        needed += _SUMMED
+    for key in needed:
+        section, field = key.split(".")
+        if getattr(getattr(config, section), field) is None:
+            raise ConfigError(f'{place}: {key} is missing; mode "{mode}" needs it, so state it in [{section}]')
+    if config.data.partition == "dirichlet" and config.data.alpha is None:
+        raise ConfigError(
+            f'{place}: data.alpha is missing; partition "dirichlet" needs it: a number > 0, small is uneven'
+        )
+
+
+def _floats_to_text(value: Any) -> Any:
+    if isinstance(value, float):
+        return repr(value)
+    if isinstance(value, dict):
+        return {key: _option_text(key, item) for key, item in value.items()}
+    return [_floats_to_text(item) for item in value] if isinstance(value, tuple | list) else value
+
+
+def _option_text(key: str, item: Any) -> Any:
+    """Values of `model.options` have no fixed type, so there a float says that it is one."""
+    if key == "options":
+        return {k: {"float": repr(v)} if isinstance(v, float) else v for k, v in item.items()}
+    return _floats_to_text(item)
+
+
+def _floats_from_text(values: dict[str, Any], model: type[BaseModel]) -> dict[str, Any]:
+    """Undo `_floats_to_text`: which keys hold floats is known from the sections' types."""
+    read: dict[str, Any] = {}
+    for name, section in values.items():
+        fields = _SECTIONS[name].model_fields if name in model.model_fields else {}
+        read[name] = {key: _float_from_text(key, item, fields) for key, item in section.items()}
+    return read
+
+
+def _float_from_text(key: str, item: Any, fields: Mapping[str, Any]) -> Any:
+    if key == "options":
+        return {k: float(v["float"]) if isinstance(v, dict) else v for k, v in item.items()}
+    if key == "strategy_options":
+        return {k: float(v) for k, v in item.items()}
+    if key == "columns":
+        number = ("low", "high")
+        return {name: {k: float(v) if k in number else v for k, v in column.items()} for name, column in item.items()}
+    is_float = key in fields and "float" in str(fields[key].annotation)
+    return float(item) if is_float and isinstance(item, str) else item
+
+
+_SECTIONS: Mapping[str, type[BaseModel]] = {
+    "run": RunSection,
+    "data": DataSection,
+    "model": ModelSection,
+    "training": TrainingSection,
+    "privacy": PrivacySection,
+    "secure_aggregation": SecureAggregationSection,
+}

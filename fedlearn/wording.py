@@ -1,0 +1,114 @@
+"""How a wrong key or value is told to the user: one sentence with the place, what was expected, what came."""
+
+import difflib
+from collections.abc import Iterable
+from typing import Any
+
+from pydantic import BaseModel
+
+__all__ = ["nearest", "sentence_of"]
+
+_EXPECTED = {
+    "int_type": "an integer",
+    "int_from_float": "an integer",
+    "float_type": "a number",
+    "bool_type": "true or false",
+    "string_type": "text in quotes",
+    "tuple_type": "a list",
+    "dict_type": "a table of keys and values",
+    "model_type": "a section of keys and values",
+    "model_attributes_type": "a section of keys and values",
+    "finite_number": "a finite number",
+}
+_BOUNDS = {
+    "greater_than": ("gt", "a number above {}"),
+    "greater_than_equal": ("ge", "a number of at least {}"),
+    "less_than": ("lt", "a number below {}"),
+    "less_than_equal": ("le", "a number of at most {}"),
+}
+
+
+def nearest(name: str, known: Iterable[str]) -> str | None:
+    """The known name most like `name`, compared as a whole and word by word, or None.
+
+    Word by word, because "epsilom" is far from "target_epsilon" as a whole and near to one of its words.
+    """
+    scored = [(_likeness(name.lower(), candidate.lower()), candidate) for candidate in known]
+    best = max(scored, default=(0.0, ""))
+    return best[1] if best[0] >= 0.7 else None
+
+
+def _likeness(name: str, candidate: str) -> float:
+    def ratio(a: str, b: str) -> float:
+        return difflib.SequenceMatcher(None, a, b).ratio()
+
+    words, others = _words(name), _words(candidate)
+    by_word = [max(ratio(word, other) for other in others) for word in words] or [0.0]
+    # A whole name that is near wins over a single word that is equally near.
+    return max(ratio(name, candidate), 0.99 * sum(by_word) / len(by_word))
+
+
+def _words(name: str) -> list[str]:
+    return name.replace("-", "_").split("_")
+
+
+def sentence_of(error: Any, model: type[BaseModel]) -> str:
+    """One sentence for one error of pydantic: place, what was expected, what came, the nearest valid name."""
+    path = [str(part) for part in error["loc"]]
+    place = ".".join(part for part in path if not _is_alternative(part))
+    kind, came = error["type"], _shown(error.get("input"))
+    if kind == "extra_forbidden":
+        return _unknown_key(path, model)
+    if kind == "missing" and path[-1].isdigit():
+        return f"{'.'.join(path[:-1])} is too short with {path[-1]} entries; expected more"
+    if kind == "missing":
+        what = "section" if len(path) == 1 else "key"
+        return f"the {what} {place} is missing; add it"
+    if kind in _BOUNDS:
+        bound, text = _BOUNDS[kind]
+        return f"{place} is {came}; expected {text.format(f'{error['ctx'][bound]:g}')}"
+    if kind == "literal_error":
+        return f"{place} is {came}; expected one of {error['ctx']['expected']}"
+    if kind == "value_error":
+        return f"{place} is {came}; {error['ctx']['error']}"
+    expected = _EXPECTED.get(kind)
+    if expected is None:
+        return f"{place} is {came}; {error['msg'][0].lower()}{error['msg'][1:]}"
+    return f"{place} is {came}; expected {expected}"
+
+
+def _is_alternative(part: str) -> bool:
+    """A union's error names the alternative it tried last; only the keys are the user's."""
+    return "[" in part or part.startswith("constrained-") or part in ("int", "float", "str", "bool")
+
+
+def _unknown_key(path: list[str], model: type[BaseModel]) -> str:
+    *sections, key = path
+    place = ".".join(path)
+    known = _fields_at(model, sections)
+    hint = nearest(key, known)
+    if hint:
+        return f"{place} is not a key of a run; did you mean {'.'.join([*sections, hint])}?"
+    for name, field in model.model_fields.items():
+        inner = field.annotation
+        if isinstance(inner, type) and issubclass(inner, BaseModel) and (hint := nearest(key, inner.model_fields)):
+            return f"{place} is not a key of a run; did you mean {name}.{hint}?"
+    what = "key" if sections else "section"
+    return f"{place} is not a {what} of a run; expected one of {', '.join(sorted(known))}"
+
+
+def _fields_at(model: type[BaseModel], sections: list[str]) -> list[str]:
+    for section in sections:
+        field = model.model_fields.get(section)
+        inner = field.annotation if field else None
+        if not (isinstance(inner, type) and issubclass(inner, BaseModel)):
+            return ["low", "high", "values", "impute", "missing"]
+        model = inner
+    return list(model.model_fields)
+
+
+def _shown(value: object) -> str:
+    if isinstance(value, bool):
+        return str(value).lower()
+    text = f'"{value}"' if isinstance(value, str) else repr(value)
+    return text if len(text) <= 80 else text[:77] + "..."
