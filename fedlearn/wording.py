@@ -66,7 +66,8 @@ def sentence_of(error: Any, model: type[BaseModel]) -> str:
         return f"the {what} {place} is missing; add it"
     if kind in _BOUNDS:
         bound, text = _BOUNDS[kind]
-        return f"{place} is {came}; expected {text.format(f'{error['ctx'][bound]:g}')}"
+        limit = format(error["ctx"][bound], "g")
+        return f"{place} is {came}; expected {text.format(limit)}"
     if kind == "literal_error":
         return f"{place} is {came}; expected one of {error['ctx']['expected']}"
     if kind == "value_error":

@@ -1,0 +1,53 @@
+"""fedlearn: one model over data that may not move, and proof of what leaked.
+
+The public names are resolved on first use (PEP 562): `import fedlearn` loads neither torch, flwr nor opacus.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from fedlearn.config import RunConfig
+    from fedlearn.errors import BudgetExceededError, ConfigError, FedlearnError, RefusedError, RunFailedError
+    from fedlearn.privacy.calibration import Plan
+    from fedlearn.privacy.guarantee import Guarantee, PrivacyUnit
+    from fedlearn.simulation import RunResult, load_model, plan, simulate
+
+__all__ = [
+    "BudgetExceededError",
+    "ConfigError",
+    "FedlearnError",
+    "Guarantee",
+    "Plan",
+    "PrivacyUnit",
+    "RefusedError",
+    "RunConfig",
+    "RunFailedError",
+    "RunResult",
+    "load_model",
+    "plan",
+    "simulate",
+]
+
+__version__ = "0.1.0"
+
+_HOMES = {
+    "RunConfig": "fedlearn.config",
+    "Plan": "fedlearn.privacy.calibration",
+    "Guarantee": "fedlearn.privacy.guarantee",
+    "PrivacyUnit": "fedlearn.privacy.guarantee",
+    "RunResult": "fedlearn.simulation",
+    "load_model": "fedlearn.simulation",
+    "plan": "fedlearn.simulation",
+    "simulate": "fedlearn.simulation",
+}
+
+
+def __getattr__(name: str) -> object:
+    if name in __all__:
+        return getattr(import_module(_HOMES.get(name, "fedlearn.errors")), name)
+    raise AttributeError(f"module 'fedlearn' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted([*__all__, "__version__"])
