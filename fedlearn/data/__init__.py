@@ -1,0 +1,31 @@
+"""Data sets by name. To add one: write `data/NAME.py` with a loader, add a line here and one in the contract test."""
+
+from collections.abc import Callable
+from difflib import get_close_matches
+
+from fedlearn.data.dataset import Column, DataOptions, Dataset, Loaded
+from fedlearn.data.digits import load_digits
+from fedlearn.errors import ConfigError
+
+__all__ = ["DATASETS", "Column", "DataOptions", "Dataset", "Loaded", "load_dataset"]
+
+DATASETS: dict[str, Callable[[DataOptions], Loaded]] = {
+    "digits": load_digits,
+}
+
+
+def load_dataset(options: DataOptions) -> Loaded:
+    """Load what `options` name; the test part is public and None where the options hold nothing out.
+
+    Guarantees: features are finite float32 (n, *input_shape), labels int64 in [0, len(classes)); the split is the same
+    in every call; a record's features depend on that record and on public constants alone.
+
+    Raises ConfigError for options that cannot work, and DataError (shown to the holder alone: it names row and column)
+    for records that cannot.
+    """
+    loader = DATASETS.get(options.dataset)
+    if loader is None:
+        near = get_close_matches(options.dataset, DATASETS, n=1, cutoff=0.5)
+        hint = f"; did you mean {near[0]!r}?" if near else ""
+        raise ConfigError(f"data.dataset is {options.dataset!r}; expected one of {', '.join(DATASETS)}{hint}")
+    return loader(options)
