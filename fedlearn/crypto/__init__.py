@@ -1,0 +1,1 @@
+"""Cryptography: the only room, with `fedlearn.deployment`, that imports `cryptography`."""
