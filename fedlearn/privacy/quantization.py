@@ -1,0 +1,93 @@
+"""From float64 to integers on the grid 1/scale, and to the 32-bit lanes that are summed.
+
+Truncation is toward zero and happens once. What is truncated decides the sensitivity (privacy.md 1.4): one vector
+of bounded norm cannot grow, so a client's update keeps its bound exactly; a sum can move by one more in each entry.
+"""
+
+from fractions import Fraction
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fedlearn.errors import ConfigError
+from fedlearn.privacy.clipping import Vector, clip_by_l2_norm
+
+__all__ = ["IntVector", "Lanes", "from_lanes", "to_lanes", "truncate", "truncate_within"]
+
+IntVector = NDArray[np.int64]  # grid units, (d,) or (n, d)
+Lanes = NDArray[np.uint32]  # the same modulo 2^32
+
+_SHRINK = 1 - 2.0**-20
+_LARGEST = 2.0**62  # far above any sum that passes P*(s*R + 12*sigma) < 2^31
+
+
+def truncate(vector: Vector, scale: int | Fraction) -> IntVector:
+    """Multiply by `scale` and truncate toward zero, once. `vector` is finite float64, any shape; the result int64.
+
+    Guarantees:
+        with a scale that is a power of two the result is exact; with another scale the product is rounded first, by
+        at most 2^-52 of itself;
+        no entry of the result is farther from zero than the product;
+        a vector that does not fit, or is not finite, is a bug of the caller and fails.
+
+    Raises:
+        ConfigError: `scale` is not above zero.
+    """
+    if scale <= 0:
+        raise ConfigError(f"scale is {scale}; expected a number above 0")
+    grid = vector * float(scale)
+    assert (np.abs(grid) < _LARGEST).all(), "a vector to truncate is finite and was clipped"  # false for NaN too
+    return np.trunc(grid).astype(np.int64)
+
+
+def truncate_within(vector: Vector, *, scale: int | Fraction, sensitivity: int) -> IntVector:
+    """Each row on the grid, its L2 norm at most `sensitivity` grid units: checked in integers, not in floats.
+
+    For the client modes (privacy.md 1.4, step 3). `vector` is (d,) or (n, d), `sensitivity` is floor(scale * R). The
+    vector in grid units is clipped to `sensitivity` and truncated; where float rounding leaves it above, it shrinks by
+    1 - 2^-20 and is truncated again. Conditional rounding after Kairouz et al. 2021 (arXiv:2102.06387), made
+    deterministic.
+
+    Guarantees:
+        the sum of squares of a row, in integers, is at most sensitivity^2, whatever the input;
+        a row inside the ball is only truncated;
+        no entry is farther from zero than the clipped one;
+        a row that is not finite in grid units becomes zeros.
+
+    Raises:
+        ConfigError: `scale` is not above zero, or `sensitivity` not in [1, 2^31).
+    """
+    if not 1 <= sensitivity < 1 << 31:
+        raise ConfigError(f"the sensitivity is {sensitivity} grid units; expected 1 to 2^31 - 1: change scale_bits")
+    if scale <= 0:
+        raise ConfigError(f"scale is {scale}; expected a number above 0")
+    with np.errstate(over="ignore"):
+        grid = clip_by_l2_norm(np.asarray(vector, dtype=np.float64) * float(scale), float(sensitivity))
+    rows = grid.reshape(-1, grid.shape[-1])
+    integers = np.trunc(rows).astype(np.int64)
+    above = _longer_than(integers, sensitivity)
+    while above.size:
+        rows[above] *= _SHRINK
+        integers[above] = np.trunc(rows[above])
+        above = above[_longer_than(integers[above], sensitivity)]
+    return integers.reshape(grid.shape)
+
+
+def to_lanes(values: IntVector) -> Lanes:
+    """Integers modulo 2^32, as uint32 of the same shape: two's complement for what fits into an int32."""
+    return values.astype(np.uint32)  # int64 to uint32 keeps the low 32 bits
+
+
+def from_lanes(lanes: Lanes) -> IntVector:
+    """Lanes read as two's complement int32: inverse of `to_lanes` on [-2^31, 2^31)."""
+    return lanes.astype(np.int32).astype(np.int64)
+
+
+def _longer_than(integers: IntVector, sensitivity: int) -> NDArray[np.int64]:
+    """Which rows have a sum of squares above sensitivity^2.
+
+    int64 is enough: a row was clipped in float64 to `sensitivity` < 2^31, so its squares sum to at most
+    2^62 * (1 + d * 2^-52) < 2^63.
+    """
+    squares = np.einsum("nd,nd->n", integers, integers)
+    return np.flatnonzero(squares > sensitivity * sensitivity)
