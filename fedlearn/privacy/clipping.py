@@ -30,7 +30,7 @@ def clip_by_l2_norm(vector: Vector, clipping_norm: float) -> Vector:
     if not (math.isfinite(clipping_norm) and clipping_norm > 0):
         raise ConfigError(f"clipping_norm is {clipping_norm}; expected a finite number above 0")
     vector = np.asarray(vector, dtype=np.float64)
-    rows = vector.reshape(-1, vector.shape[-1])
+    rows = np.atleast_2d(vector)
     finite = np.isfinite(rows).all(axis=1, keepdims=True)
     clipped = np.where(finite, rows, 0.0)
     if clipped.size == 0:

@@ -63,7 +63,7 @@ def truncate_within(vector: Vector, *, scale: int | Fraction, sensitivity: int) 
         raise ConfigError(f"scale is {scale}; expected a number above 0")
     with np.errstate(over="ignore"):
         grid = clip_by_l2_norm(np.asarray(vector, dtype=np.float64) * float(scale), float(sensitivity))
-    rows = grid.reshape(-1, grid.shape[-1])
+    rows = np.atleast_2d(grid)
     integers = np.trunc(rows).astype(np.int64)
     above = _longer_than(integers, sensitivity)
     while above.size:
