@@ -3,14 +3,23 @@
 from collections.abc import Callable
 from difflib import get_close_matches
 
+from fedlearn.data.breast_cancer import load_breast_cancer
 from fedlearn.data.dataset import Column, DataOptions, Dataset, Loaded
 from fedlearn.data.digits import load_digits
+from fedlearn.data.fashion_mnist import load_fashion_mnist
+from fedlearn.data.heart_disease import load_heart_disease
+from fedlearn.data.tables import load_csv, load_parquet
 from fedlearn.errors import ConfigError
 
 __all__ = ["DATASETS", "Column", "DataOptions", "Dataset", "Loaded", "load_dataset"]
 
 DATASETS: dict[str, Callable[[DataOptions], Loaded]] = {
     "digits": load_digits,
+    "breast-cancer": load_breast_cancer,
+    "fashion-mnist": load_fashion_mnist,
+    "heart-disease": load_heart_disease,
+    "csv": load_csv,
+    "parquet": load_parquet,
 }
 
 
