@@ -1,0 +1,392 @@
+"""One derivation for all parties: from the public keys of a run to noise, divisors, guarantee, or a refusal."""
+
+import math
+from collections.abc import Callable
+from dataclasses import replace
+from decimal import Decimal
+from fractions import Fraction
+from functools import cache
+
+from fedlearn.privacy.accounting import Event, best_orders_around, delta_for_rdp, epsilon_of, estimate_epsilon, eta_of
+from fedlearn.privacy.discrete_gaussian import LARGEST_NOISE_STD
+from fedlearn.privacy.guarantee import Guarantee
+from fedlearn.privacy.mechanisms import MECHANISMS, Mechanism
+from fedlearn.privacy.noise_multiplier import least_integer, least_noise_std, z_booked_millionths
+from fedlearn.privacy.plan import Plan
+from fedlearn.privacy.refusals import (
+    LARGEST_SCALE_BITS,
+    Request,
+    check_request,
+    fits_lanes,
+    refuse_if,
+    threshold_of,
+    warnings_of,
+)
+
+__all__ = ["Plan", "epsilon_after", "guarantees_after", "plan"]
+
+SMALLEST_NOISE_STD = 64
+
+_ACCOUNTANT = "RDP (dp-accounting's RdpAccountant, default orders)"
+_LANE_BYTES = 4
+# Cheap orders that find the neighborhood of the least multiplier before all orders are asked.
+_SCOUTING_ORDERS = (1.8, 2.0, 3.0, 4.0, 5.0, 6.0, 8.0, 10.0, 12.0, 16.0, 20.0, 25.0, 32.0, 45.0, 63.0, 128.0)
+
+
+def plan(
+    *,
+    mode: str,
+    target_epsilon: float | None,
+    delta: float | None,
+    rounds: int,
+    spare_rounds: int,
+    max_grad_norm: float | None,
+    clipping_norm: float,
+    sampling_probability: Fraction | None,
+    local_steps: int | None,
+    planned_records: int | None,
+    population_size: int,
+    planned_cohort: int,
+    min_survivors: int,
+    max_colluders: int | None,
+    max_participations: int | None,
+    scale_bits: int,
+    dimension: int,
+    cohorts: str,
+    masking: bool,
+) -> Plan:
+    """Everything that follows from a run's public keys (privacy.md 1.2 to 1.7). Pure, and cached.
+
+    A key that the mode does not use may be None or anything valid. `dimension` is the number of the model's parameters.
+    Takes 20 ms where every record is taken, up to about 2 s where records or cohorts are sampled.
+
+    Guarantees:
+        `guarantee.epsilon` <= `target_epsilon` for `releases` releases of which every sum holds `honest_survivors`
+        shares of noise;
+        the noise multiplier is the least thousandth that does;
+        a run whose integers could wrap, whose noise could fall short or whose delta is meaningless is refused.
+
+    Raises:
+        ConfigError: one sentence for the first thing that is wrong.
+    """
+    request = Request(
+        mode=mode,
+        target_epsilon=target_epsilon,
+        delta=delta,
+        rounds=rounds,
+        spare_rounds=spare_rounds,
+        max_grad_norm=max_grad_norm,
+        clipping_norm=clipping_norm,
+        sampling_probability=sampling_probability,
+        local_steps=local_steps,
+        planned_records=planned_records,
+        population_size=population_size,
+        planned_cohort=planned_cohort,
+        min_survivors=min_survivors,
+        max_colluders=max_colluders,
+        max_participations=max_participations,
+        scale_bits=scale_bits,
+        dimension=dimension,
+        cohorts=cohorts,
+        masking=masking,
+    )
+    return _plan(request)
+
+
+def epsilon_after(plan: Plan, releases: int) -> float | None:
+    """Epsilon of `plan.guarantee` once one client has made `releases` releases (for a Poisson cohort: attempts)."""
+    if plan.event is None or plan.guarantee is None or plan.target_epsilon is None:
+        return None
+    return epsilon_of([(plan.event, releases)], delta=plan.guarantee.delta, epsilon_ceiling=plan.target_epsilon)
+
+
+def guarantees_after(plan: Plan, releases: int) -> tuple[Guarantee, ...]:
+    """The guarantees of a run that booked `releases` releases, aborted ones included: `plan.guarantees` recomputed."""
+    if plan.guarantee is None or plan.event is None or plan.ledger_event is None:
+        return ()
+    first = _recounted(plan, plan.guarantee, plan.event, releases)
+    return (first, *(_recounted(plan, further, plan.ledger_event, releases) for further in plan.further_guarantees))
+
+
+@cache
+def _plan(request: Request) -> Plan:
+    check_request(request)
+    mechanism = MECHANISMS[request.mode]
+    thousandths = _least_thousandths(request, mechanism)
+    bare = _without_guarantees(request, mechanism, thousandths)
+    planned = bare if bare.event is None else _with_guarantees(bare, request, mechanism)
+    return replace(planned, warnings=warnings_of(planned, request, mechanism))
+
+
+def _shares(request: Request, mechanism: Mechanism) -> int:
+    """How many shares of noise a sum is sure to hold: h, or 1 where one party adds all."""
+    return request.min_survivors - (request.max_colluders or 0) if mechanism.shares_noise else 1
+
+
+def _sensitivity(request: Request, mechanism: Mechanism, scale_bits: int) -> int:
+    norm = None if request.max_grad_norm is None else Fraction(repr(request.max_grad_norm))
+    return mechanism.sensitivity(
+        clip_bound=_clip_bound(request, scale_bits),
+        scale=2**scale_bits,
+        max_grad_norm=norm,
+        dimension=request.dimension,
+    )
+
+
+def _clip_bound(request: Request, scale_bits: int) -> int:
+    return math.floor((1 << scale_bits) * Fraction(repr(request.clipping_norm)))
+
+
+def _probability(request: Request, mechanism: Mechanism) -> Fraction:
+    """The amplification that the first guarantee books: of record coins, or of a Poisson cohort."""
+    if request.cohorts == "poisson":
+        return Fraction(request.planned_cohort, request.population_size)
+    return (request.sampling_probability or Fraction(1)) if mechanism.samples_records else Fraction(1)
+
+
+def _releases(request: Request) -> int:
+    """A: what one client can take part in."""
+    return min(request.attempts, request.max_participations or request.attempts)
+
+
+def _event(
+    request: Request, mechanism: Mechanism, *, noise_std: int, shares: int, probability: Fraction, multiplier: int
+) -> Event:
+    return Event(
+        count=mechanism.sums_in_release(request.local_steps),
+        eta=eta_of(probability, dimension=request.dimension, noise_variance=shares * noise_std**2),
+        noise_multiplier_millionths=multiplier,
+        sampling_probability=probability,
+    )
+
+
+def _least_thousandths(request: Request, mechanism: Mechanism) -> int:
+    """The least noise multiplier in thousandths that keeps A releases within the target; 0 without privacy."""
+    if not mechanism.private:
+        return 0
+    delta, target = request.delta, request.target_epsilon
+    assert delta is not None
+    assert target is not None
+    shares, sensitivity = _shares(request, mechanism), _sensitivity(request, mechanism, request.scale_bits)
+    probability = _probability(request, mechanism)
+
+    def events(thousandths: int) -> list[tuple[Event, int]]:
+        noise_std = least_noise_std(thousandths, shares=shares, sensitivity=sensitivity)
+        event = _event(
+            request,
+            mechanism,
+            noise_std=noise_std,
+            shares=shares,
+            probability=probability,
+            multiplier=1000 * thousandths,
+        )
+        return [(event, _releases(request))]
+
+    def passes_at(orders: tuple[float, ...] | None) -> Callable[[int], bool]:
+        return lambda k: epsilon_of(events(k), delta=delta, epsilon_ceiling=target, orders=orders) <= target
+
+    start = 1000
+    if probability < 1:  # all orders cost .1 s: scout with a few, then ask all whether one thousandth less would do
+        start = least_integer(passes_at(_SCOUTING_ORDERS), 1000)
+        near = best_orders_around(events(start), delta=delta, epsilon_ceiling=target)
+        start = least_integer(passes_at(near), start)
+    return least_integer(passes_at(None), start)
+
+
+def _noise(request: Request, mechanism: Mechanism, thousandths: int, *, scale_bits: int) -> int:
+    """The standard deviation that whoever adds the noise draws, in grid units; 0 without privacy."""
+    if not mechanism.private:
+        return 0
+    sensitivity = _sensitivity(request, mechanism, scale_bits)
+    return least_noise_std(thousandths, shares=_shares(request, mechanism), sensitivity=sensitivity)
+
+
+def _largest_scale_bits(request: Request, mechanism: Mechanism, thousandths: int) -> int | None:
+    """The largest scale_bits <= 20 at which the sum fits into lanes and the noise can be drawn."""
+    for bits in range(LARGEST_SCALE_BITS, -1, -1):
+        noise = _noise(request, mechanism, thousandths, scale_bits=bits)
+        fits = fits_lanes(
+            request,
+            scale=2**bits,
+            noise_std=noise if mechanism.shares_noise else 0,
+            central_noise_std=noise if mechanism.noise_by == "server" else 0,
+        )
+        if fits and noise <= LARGEST_NOISE_STD:
+            return bits
+    return None
+
+
+def _without_guarantees(request: Request, mechanism: Mechanism, thousandths: int) -> Plan:
+    """The plan up to its events, checked."""
+    noise = _noise(request, mechanism, thousandths, scale_bits=request.scale_bits)
+    largest = _largest_scale_bits(request, mechanism, thousandths)
+    _check_noise(request, mechanism, noise, largest)
+    assert largest is not None
+    shares, sensitivity = _shares(request, mechanism), _sensitivity(request, mechanism, request.scale_bits)
+    multiplier = z_booked_millionths(noise, shares=shares, sensitivity=sensitivity) if mechanism.private else 0
+    probability = request.sampling_probability or Fraction(1)
+    planned = Plan(
+        mode=request.mode,
+        dimension=request.dimension,
+        scale_bits=request.scale_bits,
+        largest_scale_bits=largest,
+        clipping_norm=request.clipping_norm,
+        clip_bound=_clip_bound(request, request.scale_bits),
+        sensitivity=sensitivity,
+        noise_multiplier_millionths=multiplier,
+        noise_std=noise if mechanism.shares_noise else 0,
+        step_noise_std=noise if mechanism.noise_by == "clients" else 0,
+        central_noise_std=noise if mechanism.noise_by == "server" else 0,
+        divisor=mechanism.divisor(
+            planned_cohort=request.planned_cohort,
+            sampling_probability=probability,
+            planned_records=request.planned_records,
+        ),
+        planned_batch=mechanism.planned_batch(
+            planned_cohort=request.planned_cohort,
+            sampling_probability=probability,
+            planned_records=request.planned_records,
+        ),
+        releases=_releases(request),
+        attempts=request.attempts,
+        planned_cohort=request.planned_cohort,
+        cohort_probability=Fraction(request.planned_cohort, request.population_size),
+        min_survivors=request.min_survivors,
+        max_colluders=request.max_colluders,
+        honest_survivors=shares,
+        threshold=threshold_of(request.planned_cohort),
+        target_epsilon=request.target_epsilon if mechanism.private else None,
+        event=None,
+        ledger_event=None,
+        lone_event=None,
+        guarantee=None,
+        further_guarantees=(),
+        epsilon_replace_one=None,
+        noise_to_signal=0.0,
+        bytes_per_round=_LANE_BYTES * request.dimension,
+        warnings=(),
+    )
+    return _with_events(planned, request, mechanism, noise) if mechanism.private else planned
+
+
+def _check_noise(request: Request, mechanism: Mechanism, noise: int, largest: int | None) -> None:
+    place = f"secure_aggregation.scale_bits is {request.scale_bits}"
+    refuse_if(
+        mechanism.noise_by == "clients" and noise > LARGEST_NOISE_STD,
+        f"the noise of a step would be {noise} grid units; expected less than 2^26: raise target_epsilon, or lower "
+        "rounds or local_steps",
+    )
+    refuse_if(
+        largest is None,
+        f"{place}, and no smaller one keeps planned_cohort * (2^scale_bits * clipping_norm + 12 * noise_std) below "
+        "2^31; lower clipping_norm or planned_cohort, or raise target_epsilon",
+    )
+    refuse_if(
+        largest is not None and request.scale_bits > largest,
+        f"{place}; expected at most {largest}: planned_cohort * (2^scale_bits * clipping_norm + 12 * noise_std) must "
+        "stay below 2^31, or sums wrap around; lower scale_bits",
+    )
+    refuse_if(
+        mechanism.private and noise < SMALLEST_NOISE_STD,
+        f"{place}, which makes the noise {noise} grid units; expected at least {SMALLEST_NOISE_STD}; raise scale_bits",
+    )
+
+
+def _with_events(planned: Plan, request: Request, mechanism: Mechanism, noise: int) -> Plan:
+    shares, probability = planned.honest_survivors, _probability(request, mechanism)
+    multiplier = planned.noise_multiplier_millionths
+    event = _event(request, mechanism, noise_std=noise, shares=shares, probability=probability, multiplier=multiplier)
+    lone_multiplier = z_booked_millionths(noise, shares=1, sensitivity=planned.sensitivity)
+    lone = _event(request, mechanism, noise_std=noise, shares=1, probability=probability, multiplier=lone_multiplier)
+    ledger = (
+        event if request.cohorts == "rotation" else replace(event, eta=Decimal(0), sampling_probability=Fraction(1))
+    )
+    assert request.delta is not None
+    assert request.target_epsilon is not None
+    left = delta_for_rdp([(event, planned.releases)], delta=request.delta, epsilon_ceiling=request.target_epsilon)
+    refuse_if(
+        left < 0.9 * request.delta,
+        f"secure_aggregation.scale_bits is {request.scale_bits}; its rounding costs more than a tenth of delta "
+        f"{request.delta} over {planned.releases} releases; raise scale_bits",
+    )
+    return replace(planned, event=event, ledger_event=ledger, lone_event=lone if mechanism.shares_noise else None)
+
+
+def _with_guarantees(planned: Plan, request: Request, mechanism: Mechanism) -> Plan:
+    """The plan with what it guarantees after A releases."""
+    assert planned.event is not None
+    assert request.delta is not None
+    assert mechanism.privacy_unit is not None
+    assert mechanism.neighboring_relation is not None
+    by_participation = Guarantee(
+        epsilon=math.inf,
+        delta=request.delta,
+        privacy_unit=mechanism.privacy_unit,
+        neighboring_relation=mechanism.neighboring_relation,
+        holds_against=mechanism.holds_against(max_colluders=request.max_colluders, masking=request.masking),
+        mechanism=mechanism.description,
+        accountant=_ACCOUNTANT,
+        assumptions=mechanism.assumptions(masking=request.masking),
+        epsilon_estimate=None,
+        epsilon_if_masking_fails=None,
+    )
+    stated = [by_participation]
+    if request.cohorts == "poisson":
+        stated.insert(0, _amplified(by_participation))
+    named = replace(planned, guarantee=stated[0], further_guarantees=tuple(stated[1:]))
+    counted = guarantees_after(named, planned.releases)
+    assert counted[0].epsilon <= (request.target_epsilon or 0)
+    return replace(
+        named,
+        guarantee=counted[0],
+        further_guarantees=counted[1:],
+        epsilon_replace_one=_epsilon_replace_one(named),
+        noise_to_signal=_noise_to_signal(named, request, mechanism),
+    )
+
+
+def _amplified(guarantee: Guarantee) -> Guarantee:
+    """What a Poisson cohort adds: it holds only against those to whom the coins are secret (privacy.md 1.6)."""
+    return replace(
+        guarantee,
+        holds_against=("those who see only the models",),
+        mechanism=guarantee.mechanism + ", Poisson cohorts",
+        assumptions=("who was chosen, and how many, stays with the server", *guarantee.assumptions),
+    )
+
+
+def _recounted(plan: Plan, guarantee: Guarantee, event: Event, releases: int) -> Guarantee:
+    ceiling = plan.target_epsilon
+    assert ceiling is not None
+    lone = plan.lone_event
+    return replace(
+        guarantee,
+        epsilon=epsilon_of([(event, releases)], delta=guarantee.delta, epsilon_ceiling=ceiling),
+        epsilon_estimate=estimate_epsilon(
+            [(event, releases)], delta=guarantee.delta, relation=guarantee.neighboring_relation
+        ),
+        epsilon_if_masking_fails=epsilon_of([(lone, releases)], delta=guarantee.delta, epsilon_ceiling=ceiling)
+        if lone
+        else None,
+    )
+
+
+def _epsilon_replace_one(plan: Plan) -> float | None:
+    """What exchanging one unit for another costs: twice the sensitivity. Only where nothing is sampled."""
+    event = plan.event
+    if event is None or plan.guarantee is None or event.sampling_probability < 1:
+        return None
+    halved = replace(event, noise_multiplier_millionths=event.noise_multiplier_millionths // 2)
+    return epsilon_of([(halved, plan.releases)], delta=plan.guarantee.delta, epsilon_ceiling=0.0)
+
+
+def _noise_to_signal(plan: Plan, request: Request, mechanism: Mechanism) -> float:
+    """Norm of a sum's noise over the norm of the largest sum that the planned cohort can make."""
+    noise_std = plan.noise_std + plan.step_noise_std + plan.central_noise_std
+    parties = 1 if mechanism.noise_by == "server" else plan.planned_cohort
+    norm = None if request.max_grad_norm is None else Fraction(repr(request.max_grad_norm))
+    units = mechanism.record_units(scale=2**plan.scale_bits, max_grad_norm=norm)
+    bounds = [plan.planned_cohort * (plan.clip_bound if mechanism.noise_by != "clients" else math.inf)]
+    if units is not None and request.planned_records is not None:
+        bounds.append(float(units * request.planned_records))
+    return noise_std * math.sqrt(parties * plan.dimension) / min(bounds)
