@@ -1,0 +1,167 @@
+"""`report.html`: one file that needs no network, no script and no other file."""
+
+import os
+import tempfile
+from collections.abc import Mapping
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+
+from fedlearn.errors import ConfigError
+from fedlearn.privacy.accounting import Event
+from fedlearn.report.disclosures import disclosures
+from fedlearn.report.figures import delta_text, epsilon_text, percent, plain
+from fedlearn.report.plots import Curve, draw_curve
+from fedlearn.report.replacement import epsilon_if_replaced
+from fedlearn.report.run_folder import RunFolder, Summary
+from fedlearn.report.statement import privacy_statement
+
+__all__ = ["write_report"]
+
+_MODES = {
+    "record-distributed": "all clients together add the noise; each record is protected",
+    "record-local": "each client adds the full noise; each record is protected",
+    "client-distributed": "all clients together add the noise; each client is protected",
+    "client-central": "the server adds the noise; each client is protected",
+    "none": "no noise; nobody is protected",
+}
+
+
+def write_report(run_folder: Path) -> Path:
+    """Draw `report.html` into the run folder from its other files and return its path.
+
+    Guarantees: the page loads nothing from anywhere; text from the run is inert; the same files give the same bytes;
+    an older page is replaced as a whole or not at all.
+
+    Raises:
+        ConfigError: a file of the run is missing, damaged or contradicts another; nothing was written.
+    """
+    page = _rendered(RunFolder.read(run_folder)).encode("utf-8")
+    target = run_folder / "report.html"
+    try:
+        _replace(target, page)
+    except OSError as error:
+        raise ConfigError(f"{target}: cannot be written: {error.strerror}; check the folder's permissions") from None
+    return target
+
+
+def _replace(target: Path, body: bytes) -> None:
+    handle, name = tempfile.mkstemp(prefix=".report-", suffix=".tmp", dir=target.parent)
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.write(body)
+            os.fsync(file.fileno())
+        Path(name).chmod(0o644)
+        Path(name).replace(target)
+    except BaseException:
+        Path(name).unlink(missing_ok=True)
+        raise
+
+
+def _rendered(run: RunFolder) -> str:
+    page = _environment().get_template("page.html.j2")
+    summary = run.summary
+    return page.render(
+        run=run,
+        summary=summary,
+        period=_period(summary),
+        mode_text=_MODES.get(summary.mode, ""),
+        statement=privacy_statement(summary, replaced=_replaced(run)),
+        disclosures=disclosures(run),
+        curves=_curves(run),
+        confusion=_shares(summary),
+        settings=_settings(run),
+        policy=_flat(summary.policy),
+        clients=run.config.data.population_size or summary.plan.planned_cohort,
+    )
+
+
+def _replaced(run: RunFolder) -> list[float | None]:
+    booked = [line.event.model_dump() for line in run.attempts if line.event is not None and run.summary.private]
+    try:
+        events = [Event.from_dict(values) for values in booked]
+    except ConfigError as error:
+        raise ConfigError(f"events.jsonl: {error}") from None
+    return [epsilon_if_replaced(item, events, run.summary.releases) for item in run.summary.guarantees]
+
+
+def _period(summary: Summary) -> str:
+    """When the run took place, in the clock of the run: "2026-11-25 03:20:00 UTC, for 4 s"."""
+    try:
+        start, end = (datetime.fromisoformat(text) for text in (summary.started, summary.ended))
+        seconds = (end - start).total_seconds()
+    except (ValueError, TypeError):
+        return f"{summary.started} to {summary.ended}"
+    zone = start.strftime(" %Z") if start.tzinfo else ""
+    return f"{start:%Y-%m-%d %H:%M:%S}{zone}, for {_duration(seconds)}"
+
+
+def _duration(seconds: float) -> str:
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    parts = [f"{hours} h" if hours else "", f"{minutes} min" if minutes else "", f"{rest} s" if not hours else ""]
+    return " ".join(part for part in parts if part)
+
+
+def _environment() -> Environment:
+    # Names of classes, columns and scenarios come from others: autoescape is on for everything, and nothing is `safe`.
+    environment = Environment(
+        loader=PackageLoader("fedlearn.report", ""),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+    )
+    environment.filters.update(epsilon=epsilon_text, delta=delta_text, percent=percent, plain=plain)
+    return environment
+
+
+def _curves(run: RunFolder) -> list[Curve]:
+    """Accuracy, loss and epsilon spent; a curve without a single value is left out."""
+    private, rounds, scored = run.summary.private, run.rounds, "public held-out data"
+    accuracies = [(line.round, line.accuracy) for line in rounds]
+    losses = [(line.round, line.loss) for line in rounds]
+    epsilons = [(line.round, line.epsilon) for line in rounds if private]
+    drawn = (
+        draw_curve("Accuracy", accuracies, note=scored, text=percent, highest=1.0),
+        draw_curve("Loss", losses, note=scored, text=_three_digits),
+        draw_curve(
+            "Epsilon spent",
+            epsilons,
+            note=next(
+                (f"one {item.privacy_unit}, delta {delta_text(item.delta)}" for item in run.summary.guarantees), ""
+            ),
+            text=epsilon_text,
+            limit=run.config.privacy.target_epsilon,
+            from_zero=True,
+        ),
+    )
+    return [curve for curve in drawn if curve is not None]
+
+
+def _three_digits(value: float) -> str:
+    return f"{value:.3g}"
+
+
+def _shares(summary: Summary) -> list[list[tuple[int, float]]]:
+    """The confusion matrix as (count, share of its row)."""
+    return [[(count, round(count / max(sum(row), 1), 4)) for count in row] for row in summary.confusion]
+
+
+def _settings(run: RunFolder) -> dict[str, dict[str, str]]:
+    sections = run.config.model_dump(exclude_none=True)
+    return {name: _flat(values) for name, values in sections.items()}
+
+
+def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
+    """Nested tables as dotted keys, values as text."""
+    flat: dict[str, str] = {}
+    for key, value in values.items():
+        if isinstance(value, Mapping):
+            flat.update(_flat(value, f"{prefix}{key}."))
+        else:
+            flat[f"{prefix}{key}"] = plain(value)
+    return flat
