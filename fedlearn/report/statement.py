@@ -38,8 +38,9 @@ _NOISE = {
     "a deployed client draws its share itself.",
     "box-muller": "In this simulation the noise was drawn in floating point (Box-Muller); its rounding error is not "
     "covered by delta. A deployed client draws exact discrete noise.",
-    "local": "Each client added the full noise to what it sent.",
-    "central": "The server added the noise to the sum. It saw the exact sum first and must be trusted with it.",
+    "clients": "Each client added the full noise to what it sent.",
+    "server": "The server added the noise to the sum. It saw the exact sum first and must be trusted with it.",
+    "nobody": "No noise was added.",
     "none": "No noise was added.",
 }
 
