@@ -1,4 +1,5 @@
 import gzip
+import tracemalloc
 
 import numpy as np
 import pytest
@@ -148,5 +149,9 @@ def test_missing_second_file_is_named(tmp_path):
 def test_zip_bomb_is_unpacked_no_further_than_its_header_promises(tmp_path):
     path = tmp_path / "labels.gz"
     path.write_bytes(gzip.compress(idx_bytes(np.zeros(3)) + bytes(10**8), compresslevel=1))
+    tracemalloc.start()
     with pytest.raises(DataError, match="more bytes"):
         read_idx(path, dimensions=1)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 10**7
