@@ -1,0 +1,182 @@
+"""Models by name. To add one: write a builder here and a line in `MODELS`.
+
+A builder is called as builder(input_shape=..., classes=..., **options) and gives an `nn.Module` that maps records
+(n, *input_shape) to logits (n, classes).
+"""
+
+import importlib
+import inspect
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from difflib import get_close_matches
+from math import prod
+from pathlib import Path
+from typing import cast
+
+import torch
+from torch import nn
+from torch.nn.parameter import is_lazy
+
+from fedlearn.errors import ConfigError
+
+__all__ = ["MODELS", "Builder", "build_model"]
+
+Builder = Callable[..., nn.Module]
+
+
+def build_linear(*, input_shape: tuple[int, ...], classes: int) -> nn.Module:
+    """One linear layer over the flattened record; it starts at zero, so every client starts with equal odds."""
+    head = nn.Linear(prod(input_shape), classes)
+    nn.init.zeros_(head.weight)
+    nn.init.zeros_(head.bias)
+    return nn.Sequential(nn.Flatten(), head)
+
+
+def build_mlp(*, input_shape: tuple[int, ...], classes: int, hidden: Sequence[int] = (64,)) -> nn.Module:
+    """A perceptron with tanh between its layers (bounded activations keep gradients short); `hidden` lists the widths."""
+    if not hidden or not all(isinstance(width, int) and width > 0 for width in hidden):
+        raise ConfigError(f"model.options.hidden is {list(hidden)}; expected a list of layer widths, each at least 1")
+    layers: list[nn.Module] = [nn.Flatten()]
+    width = prod(input_shape)
+    for next_width in hidden:
+        layers += [nn.Linear(width, next_width), nn.Tanh()]
+        width = next_width
+    return nn.Sequential(*layers, nn.Linear(width, classes))
+
+
+def build_cnn(*, input_shape: tuple[int, ...], classes: int) -> nn.Module:
+    """The tanh network of 26,010 parameters (at ten classes) of Papernot et al. 2021, for images of 28 x 28."""
+    if tuple(input_shape) != (1, 28, 28):
+        raise ConfigError(
+            f'model.name is "cnn", which is made for records of shape (1, 28, 28); this data set has '
+            f'{tuple(input_shape)}: take "linear", "mlp" or a model of your own'
+        )
+    return nn.Sequential(
+        nn.Conv2d(1, 16, kernel_size=8, stride=2, padding=3),
+        nn.Tanh(),
+        nn.MaxPool2d(kernel_size=2, stride=1),
+        nn.Conv2d(16, 32, kernel_size=4, stride=2),
+        nn.Tanh(),
+        nn.MaxPool2d(kernel_size=2, stride=1),
+        nn.Flatten(),
+        nn.Linear(512, 32),
+        nn.Tanh(),
+        nn.Linear(32, classes),
+    )
+
+
+MODELS: dict[str, Builder] = {
+    "linear": build_linear,
+    "mlp": build_mlp,
+    "cnn": build_cnn,
+}
+
+
+def build_model(
+    name: str,
+    *,
+    input_shape: tuple[int, ...],
+    classes: int,
+    options: Mapping[str, object],
+    seed: int,
+    search: Sequence[Path] = (),
+) -> nn.Module:
+    """The model `name`: an entry of `MODELS`, or a user's own builder as "package.module:builder".
+
+    `input_shape` is that of a record after `model_features`. Start weights come from `seed`; PyTorch's own generator is
+    left as it was. A user's module is looked for in the folders of `search` in their order, then in the environment.
+
+    Raises:
+        ConfigError: the name, an option or the shape does not fit, or the user's own code fails.
+    """
+    builder = _own_builder(name, search) if ":" in name else _known_builder(name)
+    _check_options(name, builder, options)
+    with torch.random.fork_rng(devices=[]), _importable(search):
+        torch.manual_seed(seed)  # noqa: TID251 - start weights, the same for everybody
+        try:
+            model = builder(input_shape=tuple(input_shape), classes=classes, **options)
+        except ConfigError:
+            raise
+        except Exception as error:  # a user's own code may raise anything
+            raise ConfigError(f'model.name is "{name}", whose builder failed: {_said(error)}') from error
+    return _checked(name, model)
+
+
+def _known_builder(name: str) -> Builder:
+    if name not in MODELS:
+        near = get_close_matches(name, MODELS, n=1, cutoff=0.5)
+        hint = f'; did you mean "{near[0]}"?' if near else ""
+        raise ConfigError(
+            f'model.name is "{name}"; expected one of {", ".join(MODELS)}, or a builder of your own as '
+            f'"package.module:builder"{hint}'
+        )
+    return MODELS[name]
+
+
+def _own_builder(name: str, search: Sequence[Path]) -> Builder:
+    module_name, _, attribute = name.partition(":")
+    if not (all(part.isidentifier() for part in module_name.split(".")) and attribute.isidentifier()):
+        raise ConfigError(f'model.name is "{name}"; expected a builder of your own as "package.module:builder"')
+    try:
+        with _importable(search):
+            importlib.invalidate_caches()
+            module = importlib.import_module(module_name)
+    except Exception as error:  # a user's own code may raise anything
+        if isinstance(error, ModuleNotFoundError) and f"{module_name}.".startswith(f"{error.name}."):
+            raise ConfigError(_not_found(name, error.name or module_name)) from error
+        raise ConfigError(f'model.name is "{name}", but importing {module_name} failed: {_said(error)}') from error
+    builder = getattr(module, attribute, None)
+    if not callable(builder):
+        found = "is not callable" if hasattr(module, attribute) else "does not exist"
+        raise ConfigError(f'model.name is "{name}", but "{attribute}" {found} in {module.__file__}; name a function')
+    return cast(Builder, builder)
+
+
+def _not_found(name: str, missing: str) -> str:
+    return (
+        f'model.name is "{name}", but there is no module "{missing}" in the folder of the TOML file, the working '
+        "folder or the environment; put its file into one of these, or install its package"
+    )
+
+
+def _said(error: BaseException) -> str:
+    """An exception as part of a sentence."""
+    text = " ".join(str(error).split())
+    return f"{type(error).__name__}: {text}" if text else type(error).__name__
+
+
+@contextmanager
+def _importable(search: Sequence[Path]) -> Iterator[None]:
+    """Let `import` find the modules in the folders of `search`, before those of the environment."""
+    folders = [str(folder.resolve()) for folder in search]
+    before = list(sys.path)
+    sys.path[:0] = folders
+    try:
+        yield
+    finally:
+        sys.path[:] = before
+
+
+def _check_options(name: str, builder: Builder, options: Mapping[str, object]) -> None:
+    parameters = inspect.signature(builder).parameters
+    if any(parameter.kind is inspect.Parameter.VAR_KEYWORD for parameter in parameters.values()):
+        return
+    known = [option for option in parameters if option not in ("input_shape", "classes")]
+    for option in options:
+        if option not in known:
+            expected = f"expected {' or '.join(known)}" if known else "it takes none"
+            raise ConfigError(f'model.options.{option} is not an option of the model "{name}"; {expected}')
+
+
+def _checked(name: str, model: object) -> nn.Module:
+    if not isinstance(model, nn.Module):
+        raise ConfigError(f'model.name is "{name}", whose builder gave {type(model).__name__}; expected an nn.Module')
+    unsized = [path for path, parameter in model.named_parameters() if is_lazy(parameter)]
+    if unsized:
+        raise ConfigError(
+            f'model.name is "{name}", whose parameter {unsized[0]} has no size yet; give its layer all sizes'
+        )
+    if next(model.parameters(), None) is None:
+        raise ConfigError(f'model.name is "{name}", which has no parameters; there is nothing to train')
+    return model

@@ -1,0 +1,162 @@
+"""A client's local work: weights and records -> an update, or a sum of clipped gradients; both a `Vector`."""
+
+import logging
+from collections.abc import Iterator, Sequence
+from fractions import Fraction
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import nn
+from torch.nn import functional
+
+from fedlearn.crypto.keystream import Entropy
+from fedlearn.data.dataset import Dataset
+from fedlearn.privacy.clipping import Vector
+from fedlearn.privacy.discrete_gaussian import discrete_gaussian
+from fedlearn.privacy.quantization import truncate
+from fedlearn.privacy.sampling import poisson_sample
+from fedlearn.training.device import one_thread
+from fedlearn.training.record_sums import clipped_gradient_sum
+from fedlearn.vector import read_parameters, write_parameters
+
+__all__ = ["record_sum", "train_privately", "train_update"]
+
+_log = logging.getLogger(__name__)
+
+_STEP_GRID = 1 << 18  # grid points per max_grad_norm in record-local (privacy.md 1.5)
+
+
+def record_sum(
+    model: nn.Module,
+    weights: Vector,
+    records: Dataset,
+    *,
+    sampling_probability: Fraction,
+    max_grad_norm: float,
+    entropy: Entropy,
+    device: str,
+) -> Vector:
+    """Mode record-distributed: the sum of clipped gradients over the records that the client's own coins choose.
+
+    `weights` is (d,); the result is (d,) float64 with the gradient's sign. A probability of 1 takes every record and
+    draws no coin. `entropy` is secret and fresh.
+
+    Guarantees: those of `clipped_gradient_sum`; which records were taken does not leave.
+    """
+    with one_thread():
+        chosen = poisson_sample(len(records), sampling_probability, entropy)
+        return _gradient_sum(model, weights, records, chosen, max_grad_norm=max_grad_norm, device=device)
+
+
+def train_privately(
+    model: nn.Module,
+    weights: Vector,
+    records: Dataset,
+    *,
+    local_steps: int,
+    learning_rate: float,
+    max_grad_norm: float,
+    sampling_probability: Fraction,
+    planned_batch: Fraction,
+    step_noise_std: int,
+    entropy: Entropy,
+    device: str,
+) -> Vector:
+    """Mode record-local: `local_steps` steps of DP-SGD, each with the full noise; the update w_local - w, (d,) float64.
+
+    A step truncates the sum of clipped gradients to the grid of 2^-18 * `max_grad_norm`, adds the exact discrete
+    Gaussian of standard deviation `step_noise_std` grid units, and divides by `planned_batch`, a public constant
+    (privacy.md 1.2 and 1.5).
+
+    Guarantees:
+        every step is taken and noised, also without a record in the batch, or in the data set;
+        the size of the noise does not depend on the number of records;
+        whatever the gradients raise is logged here and counts as zeros: this mode has no noise but the steps' own, so
+        zeros without it would show that something failed.
+    """
+    grid = Fraction(_STEP_GRID) / Fraction(repr(max_grad_norm))
+    step = learning_rate / float(planned_batch * grid)
+    local = weights.astype(np.float64)
+    with one_thread():
+        for _ in range(local_steps):
+            chosen = poisson_sample(len(records), sampling_probability, entropy)
+            clean = _sum_or_zeros(model, local, records, chosen, max_grad_norm=max_grad_norm, device=device)
+            local -= step * (truncate(clean, grid) + discrete_gaussian(step_noise_std, len(local), entropy))
+    return local - weights
+
+
+def train_update(
+    model: nn.Module,
+    weights: Vector,
+    records: Dataset,
+    *,
+    local_steps: int,
+    batch_size: int,
+    learning_rate: float,
+    seed: Sequence[int],
+    device: str,
+) -> Vector:
+    """Client modes and `none`: plain SGD on batches in a seeded order; the update w_local - w, (d,) float64.
+
+    The unit is the client, so the order of its records is no secret: it is shuffled by `seed` pass by pass, and a
+    client with fewer than `batch_size` records uses them all in each step. No weight decay, no proximal term.
+
+    Guarantees: without records the update is exactly zero; the same seed gives the same update.
+    """
+    if len(records) == 0:
+        return np.zeros_like(weights)
+    with one_thread():
+        write_parameters(model.to(device), weights)
+        start, dtype = read_parameters(model), next(model.parameters()).dtype
+        model.train()
+        optimizer = torch.optim.SGD(model.parameters(), lr=learning_rate)
+        for chosen in _batches(len(records), batch_size, local_steps, seed):
+            inputs = torch.from_numpy(records.features[chosen]).to(device, dtype)
+            targets = torch.from_numpy(records.labels[chosen]).to(device)
+            optimizer.zero_grad()
+            functional.cross_entropy(model(inputs), targets).backward()  # type: ignore[no-untyped-call]
+            optimizer.step()
+        optimizer.zero_grad()
+        return read_parameters(model) - start
+
+
+def _gradient_sum(
+    model: nn.Module,
+    weights: Vector,
+    records: Dataset,
+    chosen: NDArray[np.int64],
+    *,
+    max_grad_norm: float,
+    device: str,
+) -> Vector:
+    write_parameters(model, weights)
+    batch = records if len(chosen) == len(records) else records.take(chosen)
+    return clipped_gradient_sum(model, batch.features, batch.labels, max_grad_norm=max_grad_norm, device=device)
+
+
+def _sum_or_zeros(
+    model: nn.Module,
+    weights: Vector,
+    records: Dataset,
+    chosen: NDArray[np.int64],
+    *,
+    max_grad_norm: float,
+    device: str,
+) -> Vector:
+    try:
+        return _gradient_sum(model, weights, records, chosen, max_grad_norm=max_grad_norm, device=device)
+    except Exception:  # privacy.md 1.4, step 6: a step without noise, or none at all, would show what failed
+        _log.exception("the gradients of a step failed; zeros and noise are taken")
+        return np.zeros_like(weights)
+
+
+def _batches(records: int, batch_size: int, steps: int, seed: Sequence[int]) -> Iterator[NDArray[np.int64]]:
+    """Indices of each step's batch: one shuffled pass over the records after the other, cut into equal batches."""
+    generator = np.random.default_rng(seed)  # noqa: TID251 - batches of modes whose unit is the client
+    size, waiting = min(batch_size, records), np.empty(0, dtype=np.int64)
+    for _ in range(steps):
+        if len(waiting) < size:
+            waiting = np.concatenate([waiting, generator.permutation(records)])
+        yield waiting[:size]
+        waiting = waiting[size:]
