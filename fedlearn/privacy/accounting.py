@@ -23,6 +23,7 @@ from fedlearn.errors import ConfigError
 
 __all__ = [
     "Event",
+    "best_order",
     "best_order_of_budget",
     "best_orders_around",
     "delta_for_rdp",
@@ -147,12 +148,16 @@ def epsilon_of(
     return _best(events, delta=delta, epsilon_ceiling=epsilon_ceiling, orders=orders or _orders())[0]
 
 
+def best_order(events: Sequence[tuple[Event, int]], *, delta: float, epsilon_ceiling: float) -> float:
+    """The default order at which `epsilon_of` is reached."""
+    return _best(events, delta=delta, epsilon_ceiling=epsilon_ceiling, orders=_orders())[1]
+
+
 def best_orders_around(
     events: Sequence[tuple[Event, int]], *, delta: float, epsilon_ceiling: float
 ) -> tuple[float, ...]:
     """The default order at which `epsilon_of` is reached, and its four neighbors on each side."""
-    best = _best(events, delta=delta, epsilon_ceiling=epsilon_ceiling, orders=_orders())[1]
-    position = _position(best)
+    position = _position(best_order(events, delta=delta, epsilon_ceiling=epsilon_ceiling))
     return _orders()[max(0, position - 4) : position + 5]
 
 

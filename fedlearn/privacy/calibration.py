@@ -7,7 +7,15 @@ from decimal import Decimal
 from fractions import Fraction
 from functools import cache
 
-from fedlearn.privacy.accounting import Event, best_orders_around, delta_for_rdp, epsilon_of, estimate_epsilon, eta_of
+from fedlearn.privacy.accounting import (
+    Event,
+    best_order,
+    best_orders_around,
+    delta_for_rdp,
+    epsilon_of,
+    estimate_epsilon,
+    eta_of,
+)
 from fedlearn.privacy.discrete_gaussian import LARGEST_NOISE_STD
 from fedlearn.privacy.guarantee import Guarantee
 from fedlearn.privacy.mechanisms import MECHANISMS, Mechanism
@@ -259,6 +267,7 @@ def _without_guarantees(request: Request, mechanism: Mechanism, thousandths: int
         event=None,
         ledger_event=None,
         lone_event=None,
+        ledger_order=None,
         guarantee=None,
         further_guarantees=(),
         epsilon_replace_one=None,
@@ -309,7 +318,15 @@ def _with_events(planned: Plan, request: Request, mechanism: Mechanism, noise: i
         f"secure_aggregation.scale_bits is {request.scale_bits}; its rounding costs more than a tenth of delta "
         f"{request.delta} over {planned.releases} releases; raise scale_bits",
     )
-    return replace(planned, event=event, ledger_event=ledger, lone_event=lone if mechanism.shares_noise else None)
+    return replace(
+        planned,
+        event=event,
+        ledger_event=ledger,
+        lone_event=lone if mechanism.shares_noise else None,
+        ledger_order=best_order(
+            [(ledger, planned.releases)], delta=request.delta, epsilon_ceiling=request.target_epsilon
+        ),
+    )
 
 
 def _with_guarantees(planned: Plan, request: Request, mechanism: Mechanism) -> Plan:

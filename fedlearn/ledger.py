@@ -1,0 +1,401 @@
+"""The write-ahead privacy ledger of one data holder: reserve, then read records and train, then release; or void.
+
+A row is written before what it counts can happen, so whatever a crash interrupts counts as spent. Rows are never
+updated or deleted (the file refuses it), and each carries the hash of the one before: a change shows on opening.
+
+* reserve  a release of `event` from `dataset_id` is going to happen; refused when it would pass the budget
+* release  the reservation's vector may leave, any time from now
+* void     nothing left, and nothing will: the reservation does not count; only the process that reserved can know that
+
+The lifetime check uses one order of Renyi divergence, fixed before the data set's first release: runs may be chosen
+after seeing earlier models, and the filter that allows it (Feldman and Zrnic, arXiv:2008.11193) is for one order.
+"""
+
+import hashlib
+import sqlite3
+import threading
+from collections import Counter, defaultdict
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from functools import lru_cache
+from pathlib import Path
+from typing import Literal, NamedTuple
+
+from fedlearn.errors import BudgetExceededError, RefusedError
+from fedlearn.privacy.accounting import Event, best_order_of_budget, epsilon_at_order, epsilon_of
+from fedlearn.privacy.guarantee import PrivacyUnit, rounded_up
+
+__all__ = ["Booking", "Ledger", "Reservation"]
+
+_ROW_LABEL = b"fedlearn/ledger/v1/row"
+_GENESIS = bytes(32)
+
+_SCHEMA = """
+CREATE TABLE IF NOT EXISTS datasets (
+    dataset_id TEXT PRIMARY KEY, privacy_unit TEXT NOT NULL, max_epsilon TEXT NOT NULL, max_delta TEXT NOT NULL,
+    filter_order TEXT NOT NULL
+) STRICT;
+CREATE TABLE IF NOT EXISTS entries (
+    seq INTEGER PRIMARY KEY, dataset_id TEXT NOT NULL REFERENCES datasets, kind TEXT NOT NULL,
+    reservation INTEGER NOT NULL, session TEXT NOT NULL, round INTEGER NOT NULL, attempt INTEGER NOT NULL,
+    event BLOB NOT NULL, prev_hash BLOB NOT NULL, hash BLOB NOT NULL
+) STRICT;
+""" + "".join(
+    f"CREATE TRIGGER IF NOT EXISTS {table}_no_{verb.lower()} BEFORE {verb} ON {table} "
+    f"BEGIN SELECT RAISE(ABORT, 'a ledger only grows'); END;\n"
+    for table in ("datasets", "entries")
+    for verb in ("UPDATE", "DELETE")
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Reservation:
+    """A release that is about to be prepared. `event` is canonical; `max_releases` bounds this data set's session."""
+
+    dataset_id: str
+    session: str
+    round: int
+    attempt: int
+    event: bytes
+    max_releases: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Booking:
+    """A reservation that counts: released, or reserved and not voided."""
+
+    reservation: int
+    dataset_id: str
+    session: str
+    round: int
+    attempt: int
+    event: Event
+    released: bool
+
+
+@dataclass(frozen=True, slots=True)
+class _Budget:
+    privacy_unit: str
+    max_epsilon: float
+    max_delta: float
+    order: float
+
+    def __str__(self) -> str:
+        return f"epsilon {self.max_epsilon} at delta {self.max_delta} per {self.privacy_unit} (order {self.order:g})"
+
+
+_Kind = Literal["reserve", "release", "void"]
+
+
+class _Row(NamedTuple):
+    seq: int
+    dataset_id: str
+    kind: _Kind
+    reservation: int
+    session: str
+    round: int
+    attempt: int
+    event: bytes
+
+    def hash_after(self, previous: bytes) -> bytes:
+        numbers = (self.seq, self.reservation, self.round, self.attempt)
+        parts = [_ROW_LABEL, previous, *(number.to_bytes(8, "big") for number in numbers)]
+        parts += [self.dataset_id.encode(), self.kind.encode(), self.session.encode(), self.event]
+        return hashlib.sha256(b"".join(len(part).to_bytes(4, "big") + part for part in parts)).digest()
+
+
+@dataclass(slots=True)
+class _Books:
+    """What the rows read so far add up to; derived, and brought up to date inside every transaction."""
+
+    seq: int = 0
+    head: bytes = _GENESIS
+    reservations: dict[int, _Row] = field(default_factory=dict)  # all that count
+    released: set[int] = field(default_factory=set)
+    spent: dict[str, Counter[bytes]] = field(default_factory=lambda: defaultdict(Counter))
+    latest: dict[tuple[str, str], tuple[int, int]] = field(default_factory=dict)
+    releases: Counter[tuple[str, str]] = field(default_factory=Counter)
+
+    def add(self, row: _Row) -> None:
+        key = (row.dataset_id, row.session)
+        if row.kind == "reserve":
+            self.reservations[row.seq] = row
+            self.spent[row.dataset_id][row.event] += 1
+            self.latest[key] = (row.round, row.attempt)
+        elif row.kind == "release":
+            self.released.add(row.reservation)
+            self.releases[key] += 1
+        else:
+            del self.reservations[row.reservation]
+            self.spent[row.dataset_id][row.event] -= 1
+
+
+class Ledger:
+    """One ledger file, opened by one process; several processes may hold the same file.
+
+    Guarantees:
+        a reservation that would pass the budget is refused before anything is written;
+        what was reserved and not voided counts, whatever happens to the process;
+        (round, attempt) of a session only grows, and a session makes at most `max_releases` releases;
+        every call that writes returns after the rows are on disk;
+        a row that was changed, inserted or taken out is noticed on opening, but not rows missing at the end.
+
+    Raises:
+        RefusedError: the file is not a ledger, or was changed.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._lock = threading.RLock()
+        self._own: dict[int, int] = {}  # open reservations of this process -> their max_releases
+        self._budgets: dict[str, _Budget] = {}
+        self._books = _Books()
+        try:
+            self._database = sqlite3.connect(path, timeout=30, isolation_level=None, check_same_thread=False)
+            self._database.execute("PRAGMA journal_mode=WAL")
+            self._database.execute("PRAGMA synchronous=FULL")
+            self._database.executescript(_SCHEMA)
+        except sqlite3.DatabaseError as error:
+            raise RefusedError(f"{path}: the ledger cannot be opened ({error}); nothing is released") from None
+        with self._transaction():
+            pass
+
+    def close(self) -> None:
+        """Close the file. Reservations that are still open count as spent."""
+        with self._lock:
+            self._database.close()
+
+    def open_dataset(
+        self,
+        dataset_id: str | Sequence[str],
+        *,
+        privacy_unit: PrivacyUnit,
+        max_epsilon: float,
+        max_delta: float,
+        order: float | None,
+    ) -> None:
+        """Give one data set, or each of several, its lifetime budget in one transaction; who has the same keeps it.
+
+        `order` is the Renyi order of the lifetime check; None takes the best one for a Gaussian release that spends
+        exactly the budget. It is fixed here, before the first release.
+
+        Raises:
+            RefusedError: a data set has a budget of another unit or size, or another order.
+        """
+        fixed = best_order_of_budget(max_epsilon, max_delta) if order is None else order
+        budget = _Budget(str(privacy_unit), max_epsilon, max_delta, fixed)
+        with self._transaction():
+            for name in [dataset_id] if isinstance(dataset_id, str) else dataset_id:
+                known = self._budget(name)
+                if known is None:
+                    values = (name, budget.privacy_unit, repr(max_epsilon), repr(max_delta), repr(fixed))
+                    self._database.execute("INSERT INTO datasets VALUES (?, ?, ?, ?, ?)", values)
+                elif known != budget:
+                    raise RefusedError(
+                        f'data set "{name}" has a budget of {known}; {budget} was asked; it keeps its first one'
+                    )
+
+    def reserve(self, entries: Sequence[Reservation]) -> list[int]:
+        """Book releases before any record is read: all of them, or none. Returns the reservations' numbers.
+
+        Raises:
+            BudgetExceededError: one would pass its data set's budget.
+            RefusedError: an unknown data set, a (round, attempt) that does not grow, or no release left in the session.
+        """
+        with self._transaction():
+            self._check(entries)
+            numbers = [self._append("reserve", entry) for entry in entries]
+            self._own.update({number: entry.max_releases for number, entry in zip(numbers, entries, strict=True)})
+        return numbers
+
+    def release(self, reservations: Sequence[int]) -> None:
+        """From now on the vectors of these reservations may leave.
+
+        Raises:
+            RefusedError: one is not an open reservation of this process, or its session has no release left.
+        """
+        with self._transaction():
+            for row in map(self._open_row, reservations):
+                self._check_releases(row.dataset_id, row.session, most=self._own[row.seq])
+                self._append("release", row)
+
+    def void(self, reservations: Sequence[int]) -> None:
+        """Take back reservations of which no byte left.
+
+        Raises:
+            RefusedError: one is released, void, or another process's: nobody can know that nothing left.
+        """
+        with self._transaction():
+            for row in map(self._open_row, reservations):
+                self._append("void", row)
+
+    def events(self, dataset_id: str | None = None, session: str | None = None) -> list[Booking]:
+        """What counts, oldest first, of one data set or session or of all."""
+        with self._transaction():
+            books = self._books
+            return [
+                Booking(
+                    reservation=row.seq,
+                    dataset_id=row.dataset_id,
+                    session=row.session,
+                    round=row.round,
+                    attempt=row.attempt,
+                    event=_event(row.event),
+                    released=row.seq in books.released,
+                )
+                for row in books.reservations.values()
+                if dataset_id in (None, row.dataset_id) and session in (None, row.session)
+            ]
+
+    def releases(self, dataset_id: str, session: str) -> int:
+        """How many releases the data set made in the session: its participations."""
+        with self._transaction():
+            return self._books.releases[dataset_id, session]
+
+    def spent(self, dataset_id: str) -> tuple[float, float]:
+        """Epsilon spent at the budget's delta: at the fixed order, which the budget bounds, and at the best order.
+
+        Raises:
+            RefusedError: the data set is unknown.
+        """
+        with self._transaction():
+            budget = self._known_budget(dataset_id)
+            history = tuple(sorted(self._books.spent[dataset_id].items()))
+        return _at_fixed_order(history, budget), _at_best_order(history, budget)
+
+    def verify_chain(self) -> int:
+        """Read every row again and check its hash; returns the number of rows.
+
+        Raises:
+            RefusedError: the first row that was changed, removed or inserted.
+        """
+        with self._lock:
+            self._books = _Books()
+            with self._transaction():
+                return self._books.seq
+
+    @contextmanager
+    def _transaction(self) -> Iterator[None]:
+        """One write transaction, the books up to date at its start; on an error nothing of it happened."""
+        with self._lock:
+            committed = None
+            try:
+                self._database.execute("BEGIN IMMEDIATE")
+                self._read_new_rows()
+                committed = self._books.seq
+                yield
+                self._database.execute("COMMIT")
+            except BaseException as error:
+                if self._database.in_transaction:
+                    self._database.execute("ROLLBACK")
+                self._budgets.clear()
+                if self._books.seq != committed:  # the books are ahead of the file: read it anew
+                    self._books = _Books()
+                if isinstance(error, sqlite3.Error):
+                    raise RefusedError(f"{self._path}: the ledger failed ({error}); nothing is released") from None
+                raise
+
+    def _read_new_rows(self) -> None:
+        query = (
+            "SELECT seq, dataset_id, kind, reservation, session, round, attempt, event, prev_hash, hash FROM entries "
+            "WHERE seq > ? ORDER BY seq"
+        )
+        for *values, previous, digest in self._database.execute(query, (self._books.seq,)):
+            row = _Row(*values)
+            expected = row.hash_after(self._books.head)
+            if row.seq != self._books.seq + 1 or previous != self._books.head or digest != expected:
+                raise RefusedError(f"{self._path}: row {row.seq} of the ledger is not what was written")
+            self._books.add(row)
+            self._books.seq, self._books.head = row.seq, digest
+
+    def _append(self, kind: _Kind, about: Reservation | _Row) -> int:
+        """Write the row that reserves, or that settles a reservation's row; returns its number."""
+        books = self._books
+        seq = books.seq + 1
+        reservation = about.seq if isinstance(about, _Row) else seq
+        row = _Row(seq, about.dataset_id, kind, reservation, about.session, about.round, about.attempt, about.event)
+        digest = row.hash_after(books.head)
+        values = (*row, books.head, digest)
+        self._database.execute("INSERT INTO entries VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)", values)
+        books.add(row)
+        books.seq, books.head = seq, digest
+        return seq
+
+    def _check(self, entries: Sequence[Reservation]) -> None:
+        books = self._books
+        latest: dict[tuple[str, str], tuple[int, int]] = {}
+        asked: dict[str, Counter[bytes]] = defaultdict(Counter)
+        for entry in entries:
+            key = (entry.dataset_id, entry.session)
+            before = latest.get(key, books.latest.get(key, (-1, -1)))
+            if (entry.round, entry.attempt) <= before:
+                raise RefusedError(
+                    f"round {entry.round}, attempt {entry.attempt} of session {entry.session} comes after round "
+                    f"{before[0]}, attempt {before[1]}; a pair is used once and only grows"
+                )
+            latest[key] = (entry.round, entry.attempt)
+            self._check_releases(*key, most=entry.max_releases)
+            asked[entry.dataset_id][entry.event] += 1
+        for dataset_id, counts in asked.items():
+            self._check_budget(dataset_id, self._books.spent[dataset_id] + counts)
+
+    def _check_releases(self, dataset_id: str, session: str, *, most: int) -> None:
+        made = self._books.releases[dataset_id, session]
+        if made >= most:
+            raise RefusedError(f'data set "{dataset_id}" made {made} releases in session {session}; it may make {most}')
+
+    def _check_budget(self, dataset_id: str, counts: Counter[bytes]) -> None:
+        budget = self._known_budget(dataset_id)
+        epsilon = _at_fixed_order(tuple(sorted(counts.items())), budget)
+        if not epsilon <= budget.max_epsilon:
+            raise BudgetExceededError(
+                f'data set "{dataset_id}": this release would bring epsilon to {rounded_up(epsilon, 4)}; its budget is '
+                f"{budget}; no record was read"
+            )
+
+    def _open_row(self, reservation: int) -> _Row:
+        books = self._books
+        if reservation not in self._own or reservation in books.released or reservation not in books.reservations:
+            raise RefusedError(f"reservation {reservation} is not an open one of this process; it stays as it is")
+        return books.reservations[reservation]
+
+    def _known_budget(self, dataset_id: str) -> _Budget:
+        budget = self._budget(dataset_id)
+        if budget is None:
+            raise RefusedError(f'data set "{dataset_id}" has no budget in the ledger; open it with one first')
+        return budget
+
+    def _budget(self, dataset_id: str) -> _Budget | None:
+        if dataset_id not in self._budgets:
+            query = "SELECT privacy_unit, max_epsilon, max_delta, filter_order FROM datasets WHERE dataset_id = ?"
+            found = self._database.execute(query, (dataset_id,)).fetchone()
+            if found is None:
+                return None
+            unit, *numbers = found
+            self._budgets[dataset_id] = _Budget(unit, *(float(number) for number in numbers))
+        return self._budgets[dataset_id]
+
+
+_History = tuple[tuple[bytes, int], ...]
+
+
+@lru_cache(maxsize=4096)
+def _event(body: bytes) -> Event:
+    return Event.from_bytes(body)
+
+
+@lru_cache(maxsize=4096)
+def _at_fixed_order(history: _History, budget: _Budget) -> float:
+    return epsilon_at_order(
+        [(_event(body), times) for body, times in history],
+        delta=budget.max_delta,
+        epsilon_ceiling=budget.max_epsilon,
+        order=budget.order,
+    )
+
+
+@lru_cache(maxsize=4096)
+def _at_best_order(history: _History, budget: _Budget) -> float:
+    events = [(_event(body), times) for body, times in history]
+    return epsilon_of(events, delta=budget.max_delta, epsilon_ceiling=budget.max_epsilon)
