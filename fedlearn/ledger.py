@@ -163,8 +163,7 @@ class Ledger:
 
     def close(self) -> None:
         """Close the file. Reservations that are still open count as spent."""
-        with self._lock:
-            self._database.close()
+        self._database.close()
 
     def open_dataset(
         self,
@@ -377,7 +376,7 @@ class Ledger:
         return self._budgets[dataset_id]
 
 
-_History = tuple[tuple[bytes, int], ...]
+_History = tuple[tuple[bytes, int], ...]  # events and how often each counts
 
 
 @lru_cache(maxsize=4096)

@@ -26,6 +26,7 @@ from fedlearn.privacy.refusals import (
     Request,
     check_request,
     fits_lanes,
+    noise_to_signal,
     refuse_if,
     threshold_of,
     warnings_of,
@@ -358,7 +359,7 @@ def _with_guarantees(planned: Plan, request: Request, mechanism: Mechanism) -> P
         guarantee=counted[0],
         further_guarantees=counted[1:],
         epsilon_replace_one=_epsilon_replace_one(named),
-        noise_to_signal=_noise_to_signal(named, request, mechanism),
+        noise_to_signal=noise_to_signal(named, request, mechanism),
     )
 
 
@@ -395,15 +396,3 @@ def _epsilon_replace_one(plan: Plan) -> float | None:
         return None
     halved = replace(event, noise_multiplier_millionths=event.noise_multiplier_millionths // 2)
     return epsilon_of([(halved, plan.releases)], delta=plan.guarantee.delta, epsilon_ceiling=0.0)
-
-
-def _noise_to_signal(plan: Plan, request: Request, mechanism: Mechanism) -> float:
-    """Norm of a sum's noise over the norm of the largest sum that the planned cohort can make."""
-    noise_std = plan.noise_std + plan.step_noise_std + plan.central_noise_std
-    parties = 1 if mechanism.noise_by == "server" else plan.planned_cohort
-    norm = None if request.max_grad_norm is None else Fraction(repr(request.max_grad_norm))
-    units = mechanism.record_units(scale=2**plan.scale_bits, max_grad_norm=norm)
-    bounds = [plan.planned_cohort * (plan.clip_bound if mechanism.noise_by != "clients" else math.inf)]
-    if units is not None and request.planned_records is not None:
-        bounds.append(float(units * request.planned_records))
-    return noise_std * math.sqrt(parties * plan.dimension) / min(bounds)

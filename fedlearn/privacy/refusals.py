@@ -18,8 +18,10 @@ __all__ = [
     "check_request",
     "fits_lanes",
     "largest_cohort",
+    "noise_to_signal",
     "refuse_if",
     "threshold_of",
+    "warnings_of",
 ]
 
 LARGEST_SCALE_BITS = 20
@@ -251,6 +253,18 @@ def _check_grid(request: Request, mechanism: Mechanism) -> None:
         f"secure_aggregation.scale_bits is {request.scale_bits}; expected a grid so fine that sqrt(dimension) = "
         f"{math.sqrt(request.dimension):.0f} is at most 5 % of 2^scale_bits * max_grad_norm; raise scale_bits",
     )
+
+
+def noise_to_signal(plan: Plan, request: Request, mechanism: Mechanism) -> float:
+    """Norm of a sum's noise over the norm of the largest sum that the planned cohort can make."""
+    noise_std = plan.noise_std + plan.step_noise_std + plan.central_noise_std
+    parties = 1 if mechanism.noise_by == "server" else plan.planned_cohort
+    norm = None if request.max_grad_norm is None else Fraction(repr(request.max_grad_norm))
+    units = mechanism.record_units(scale=2**plan.scale_bits, max_grad_norm=norm)
+    bounds = [plan.planned_cohort * (plan.clip_bound if mechanism.noise_by != "clients" else math.inf)]
+    if units is not None and request.planned_records is not None:
+        bounds.append(float(units * request.planned_records))
+    return noise_std * math.sqrt(parties * plan.dimension) / min(bounds)
 
 
 def warnings_of(plan: Plan, request: Request, mechanism: Mechanism) -> tuple[str, ...]:
