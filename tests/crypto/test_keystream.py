@@ -2,7 +2,9 @@
 
 import hashlib
 import os
+import sys
 import threading
+from collections.abc import Iterator
 
 import pytest
 from Crypto.Cipher import AES as SLOW_AES
@@ -108,13 +110,25 @@ def test_r03_two_streams_of_the_operating_system_differ():
     assert stream_entropy()(32) != stream_entropy()(32)
 
 
-def test_threads_that_share_a_stream_never_get_the_same_bytes():
-    entropy, pieces = stream_entropy(), []
-    draw = lambda: pieces.extend([entropy(16) for _ in range(2000)])  # noqa: E731
-    threads = [threading.Thread(target=draw) for _ in range(4)]
-    [thread.start() for thread in threads]
-    [thread.join() for thread in threads]
-    assert len(set(pieces)) == 8000
+@pytest.fixture
+def eager_threads() -> Iterator[None]:
+    """Threads change places as often as the interpreter lets them."""
+    usual = sys.getswitchinterval()
+    sys.setswitchinterval(1e-7)
+    yield
+    sys.setswitchinterval(usual)
+
+
+def test_threads_that_share_a_stream_read_it_without_gap_or_overlap(eager_threads):
+    """Each read crosses a segment's end, where a reader without the lock would open the same segment twice."""
+    size, reads = SEGMENT_BYTES // 2 + 4, 6
+    entropy, pieces = stream_entropy(lambda size: SEED[:size]), []
+    threads = [threading.Thread(target=lambda: pieces.extend(entropy(size) for _ in range(reads))) for _ in range(3)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert set(pieces) == {Keystream(SEED).read(i * size, size) for i in range(3 * reads)}
 
 
 def test_a_forked_child_cannot_repeat_the_parents_bytes():

@@ -1,6 +1,7 @@
 """The noise is the exact discrete Gaussian. Each statistical test raises a false alarm once in a million runs."""
 
 import hashlib
+import io
 import itertools
 import math
 import struct
@@ -212,11 +213,34 @@ def test_no_numerator_or_denominator_passes_64_bits():
     assert int(np.uint64(farthest) * np.uint64(farthest)) == farthest**2
 
 
-def test_candidates_with_a_long_tail_are_far_too_unlikely_to_matter():
-    """V = 65 would be kept with probability exp(-64^2 / 2) or less, so that dropping it unsquared changes nothing."""
+def run_of_heads(length: int) -> bytes:
+    """Words that give one run of coins of exp(-1), drawn 17 at a time: heads are odd series, tails even ones."""
+    full, rest = divmod(length, 17)
+    stop = struct.pack("<Q", 2**64 - 2)  # no coin of 1/3 falls heads for it
+    last = bytes(8 * rest) + struct.pack("<Q", 2**63) * (17 - rest) + stop * rest
+    return (bytes(8 * 17) + stop * 17) * full + last
+
+
+def farthest_candidate(first_run: int, second_run: int) -> Entropy:
+    """The largest U, `first_run` as V, a negative sign, heads for the fraction of gamma, `second_run` for the rest."""
+    double_variance = 2 * LARGEST**2
+    uniform = struct.pack("<2Q", 2**64 // LARGEST * (LARGEST - 1), 2**64 // LARGEST * LARGEST - 1)
+    fraction = struct.pack("<Q", 2**64 // double_variance * double_variance - 1)
+    return io.BytesIO(uniform + run_of_heads(first_run) + b"\x80" + fraction + run_of_heads(second_run)).read
+
+
+@pytest.mark.parametrize(("second_run", "kept"), [(2047, [-(65 * LARGEST - 1)]), (2046, [])])
+def test_farthest_candidate_is_computed_without_overflow(second_run, kept):
+    """V = 64 and sigma = 2^26 - 1: gamma is just below 2048, so that 2047 coins of exp(-1) must fall heads in a row."""
+    assert sampler._gaussian_attempts(1, LARGEST, farthest_candidate(64, second_run)).tolist() == kept
+    assert Reference(LARGEST, farthest_candidate(64, second_run)).gaussian(1) == kept
+
+
+def test_candidate_that_would_overflow_is_dropped():
+    """V = 65 would be kept with probability below e^-1984: dropping it unsquared changes nothing."""
     assert Fraction(64**2, 2) > 1984
-    entropy = stream_entropy()
-    assert max(np.abs(sampler._laplace_attempts(200_000, LARGEST, entropy))) < 65 * LARGEST
+    assert sampler._laplace_attempts(1, LARGEST, farthest_candidate(64, 0)).tolist() == [-(65 * LARGEST - 1)]
+    assert sampler._laplace_attempts(1, LARGEST, farthest_candidate(65, 0)).size == 0
 
 
 def test_word_beyond_the_largest_multiple_is_drawn_again():
