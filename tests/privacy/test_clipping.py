@@ -24,7 +24,7 @@ def norm(row: np.ndarray) -> float:
 
 
 @given(stack=STACKS, clipping_norm=NORMS)
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=200, deadline=None)
 def test_r11_no_row_is_longer_than_the_bound(stack, clipping_norm):
     clipped = clip_by_l2_norm(stack, clipping_norm)
     assert clipped.shape == stack.shape

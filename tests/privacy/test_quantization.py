@@ -50,7 +50,7 @@ def test_vector_that_was_not_clipped_is_our_bug(bad):
 @given(stack=STACKS, scale=SCALES, sensitivity=st.integers(1, 2**31 - 1))
 @example(stack=np.array([2.0**30, 1.0]), scale=1, sensitivity=2**30)
 @example(stack=np.array([2.0**31 - 1] * 9), scale=1, sensitivity=2**31 - 1)
-@settings(max_examples=500, deadline=None)
+@settings(max_examples=250, deadline=None)
 def test_r11_integers_of_a_client_never_leave_the_ball(stack, scale, sensitivity):
     integers = truncate_within(stack, scale=scale, sensitivity=sensitivity)
     assert integers.shape == stack.shape
@@ -62,7 +62,7 @@ def test_r11_integers_of_a_client_never_leave_the_ball(stack, scale, sensitivity
     stack=arrays(np.int64, (4, 3), elements=st.integers(-(2**30), 2**30)),
     excess=st.integers(-2, 2),
 )
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=150, deadline=None)
 def test_r11_integers_next_to_the_sphere_never_leave_the_ball(stack, excess):
     sensitivity = max(1, math.isqrt(squares(stack[0])) + excess)
     assert all(squares(row) <= sensitivity**2 for row in truncate_within(stack, scale=1, sensitivity=sensitivity))
