@@ -294,7 +294,7 @@ def _check_noise(request: Request, mechanism: Mechanism, noise: int, largest: in
     refuse_if(
         largest is not None and request.scale_bits > largest,
         f"{place}; expected at most {largest}: planned_cohort * (2^scale_bits * clipping_norm + 12 * noise_std) must "
-        "stay below 2^31, or sums wrap around; lower scale_bits",
+        "stay below 2^31, or sums wrap around, and the noise below 2^26; lower scale_bits",
     )
     refuse_if(
         mechanism.private and noise < SMALLEST_NOISE_STD,
