@@ -239,6 +239,12 @@ class RunConfig(_Section):
         """The file this was loaded from."""
         return self._source
 
+    def found_in(self, source: Path) -> Self:
+        """The same run, as if loaded from `source`: a run folder's copy still finds a user's own model."""
+        copy = self.model_copy()
+        copy._source = source
+        return copy
+
     @property
     def sampling_probability(self) -> Fraction:
         """`privacy.sampling_probability` as an exact fraction; 1 where the mode draws no record coins."""

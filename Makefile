@@ -1,0 +1,45 @@
+# `make simulate` and `make test` need nothing but Python 3.11 and make.
+PYTHON ?= python3
+BIN := .venv/bin
+STAMP := .venv/.installed
+FASHION := .data/usr/share/datasets/fashion-mnist/train-images-idx3-ubyte.gz
+
+.PHONY: install simulate test check e2e bench soak lock data
+
+install: $(STAMP)
+
+$(STAMP): pyproject.toml requirements.lock
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "fedlearn needs Python 3.11 or newer; set PYTHON=...")'
+	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	# torch first and by its exact version: a range would fetch gigabytes of CUDA
+	$(BIN)/pip install -q -c requirements.lock torch hatchling editables
+	$(BIN)/pip install -q -c requirements.lock --no-build-isolation -e '.[ray,data,dev]'
+	touch $(STAMP)
+
+simulate: install
+	$(BIN)/fedlearn simulate
+
+test: install
+	$(BIN)/python -m pytest
+
+check: install
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+	$(BIN)/python -m pytest -x -m 'not slow and not lengthy'
+
+e2e: install
+	$(BIN)/python -m pytest -m slow
+
+bench: install
+	$(BIN)/python simulations/benchmarks/scenarios.py
+
+lock: install
+	$(BIN)/pip freeze --exclude-editable | sed 's/^torch==\(.*\)+cpu$$/torch==\1/' > requirements.lock
+
+data: $(FASHION)
+
+$(FASHION):
+	mkdir -p .data
+	cd .data && apt-get download -q dataset-fashion-mnist && dpkg -x dataset-fashion-mnist_*.deb . && rm dataset-fashion-mnist_*.deb

@@ -1,0 +1,194 @@
+"""The data holders of a simulation: a pool of agents over one partitioned data set, one ledger in the run folder."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+
+from torch import nn
+
+from fedlearn.agent.agent import Agent, Premises, handle_many
+from fedlearn.agent.agreement import plan_for
+from fedlearn.config import RunConfig
+from fedlearn.data import load_dataset
+from fedlearn.data.dataset import Column, DataOptions, Dataset
+from fedlearn.data.partition import Partition, make_partition
+from fedlearn.errors import ConfigError
+from fedlearn.ledger import Ledger
+from fedlearn.models import build_model, check_private_model, model_features
+from fedlearn.policy import Policy
+from fedlearn.privacy.accounting import best_order
+from fedlearn.privacy.calibration import Plan
+from fedlearn.training.device import pick_device
+from fedlearn.vector import layout_of
+
+__all__ = ["AgentPool", "SimulatedData", "data_options", "load_simulated_data"]
+
+
+def data_options(config: RunConfig) -> DataOptions:
+    """The keys of `[data]` as the data room takes them."""
+    data = config.data
+    return DataOptions(
+        dataset=data.dataset,
+        path=data.path,
+        public_test=data.public_test,
+        label=data.label,
+        classes=data.classes,
+        columns={name: Column(**column.model_dump()) for name, column in data.columns.items()},
+        client_column=data.client_column,
+    )
+
+
+@dataclass(frozen=True)
+class SimulatedData:
+    """The pooled records of a simulation as the model sees them, and who holds which."""
+
+    config: RunConfig
+    train: Dataset = field(repr=False)
+    test: Dataset | None = field(repr=False)
+    population_size: int
+    partition: Partition = field(repr=False)
+
+    def build_model(self, config: RunConfig) -> nn.Module:
+        """A fresh model with the start weights of `run.seed`, checked where the mode is private.
+
+        Raises:
+            ConfigError: the model cannot be built, or cannot be trained privately.
+        """
+        shape, classes = self.train.input_shape, len(self.train.classes)
+        source = self.config.source
+        search = ([source.parent] if source else []) + [Path.cwd()]
+        model = build_model(
+            config.model.name,
+            input_shape=shape,
+            classes=classes,
+            options=config.model.options,
+            seed=config.run.seed,
+            search=search,
+        )
+        if config.privacy.mode != "none":
+            check_private_model(model, input_shape=shape, classes=classes)
+        return model
+
+    @cached_property
+    def plan(self) -> Plan:
+        """The run's plan, derived from the model's dimension and the population.
+
+        Raises:
+            ConfigError: the plan is refused.
+        """
+        dimension = layout_of(self.build_model(self.config)).dimension
+        return plan_for(self.config, dimension=dimension, population_size=self.population_size)
+
+
+def load_simulated_data(config: RunConfig, progress: Callable[[int, int], None] | None = None) -> SimulatedData:
+    """Load the data set, turn records into what the model takes, divide them among the clients.
+
+    Raises:
+        ConfigError: the data cannot be used, in one sentence.
+    """
+    loaded = load_dataset(data_options(config))
+    natural = config.data.partition == "natural"
+    population = config.data.population_size or (len(loaded.train.client_names) if natural else None)
+    if population is None:
+        raise ConfigError("data.population_size is missing; state how many clients the records are divided among")
+
+    def seen_by_model(records: Dataset) -> Dataset:
+        return model_features(config.model.name, options=config.model.options, dataset=records, progress=progress)
+
+    train = seen_by_model(loaded.train)
+    return SimulatedData(
+        config=config,
+        train=train,
+        test=seen_by_model(loaded.test) if loaded.test is not None and len(loaded.test) else None,
+        population_size=population,
+        partition=make_partition(
+            config.data.partition,
+            labels=train.labels,
+            clients=train.clients,
+            client_names=train.client_names,
+            population_size=population,
+            alpha=config.data.alpha,
+            seed=config.run.seed,
+        ),
+    )
+
+
+class AgentPool:
+    """All holders of a simulation in one process; an agent exists from the first message to it."""
+
+    def __init__(self, data: SimulatedData, ledger_path: Path) -> None:
+        config, planned = data.config, data.plan
+        self.policy = Policy.for_simulation(config, planned)
+        self._data = data
+        self._agents: dict[int, Agent] = {}
+        self._ledger = Ledger(ledger_path)
+        self._premises = Premises(
+            policy=self.policy,
+            ledger=self._ledger,
+            build=data.build_model,
+            population_size=data.population_size,
+            device=pick_device(config.runtime.device),
+        )
+        if planned.ledger_event is None or self.policy.max_epsilon is None or self.policy.max_delta is None:
+            return
+        assert self.policy.privacy_unit is not None
+        # In a simulation the budget is one run's, and the order of the lifetime check the plan's own best one.
+        order = best_order(
+            [(planned.ledger_event, planned.releases)],
+            delta=self.policy.max_delta,
+            epsilon_ceiling=self.policy.max_epsilon,
+        )
+        self._ledger.open_dataset(
+            [_dataset_id(client) for client in range(data.population_size)],
+            privacy_unit=self.policy.privacy_unit,
+            max_epsilon=self.policy.max_epsilon,
+            max_delta=self.policy.max_delta,
+            order=order,
+        )
+
+    def close(self) -> None:
+        """Close the ledger."""
+        self._ledger.close()
+
+    def agent(self, client: int) -> Agent:
+        """The agent of client number `client`."""
+        if client not in self._agents:
+            holding = _Holding(self._data, client)
+            self._agents[client] = Agent(_client_id(client), _dataset_id(client), holding.records, self._premises)
+        return self._agents[client]
+
+    def handle(self, client: int, stage: str, request: bytes) -> bytes:
+        """One client's reply to one frame."""
+        return self.agent(client).handle(stage, request)
+
+    def handle_many(self, stage: str, requests: Mapping[int, bytes]) -> Sequence[bytes]:
+        """The replies of a whole cohort, in the order of `requests`."""
+        return handle_many([self.agent(client) for client in requests], stage, list(requests.values()))
+
+
+class _Holding:
+    """One client's share of the pooled records; a copy is kept while the clients are few."""
+
+    def __init__(self, data: SimulatedData, client: int) -> None:
+        self._data, self._client = data, client
+
+    def records(self) -> Dataset:
+        if self._data.population_size > 64:
+            return self._taken()
+        return self._kept
+
+    def _taken(self) -> Dataset:
+        return self._data.train.take(self._data.partition(self._client))
+
+    @cached_property
+    def _kept(self) -> Dataset:
+        return self._taken()
+
+
+def _client_id(client: int) -> bytes:
+    return client.to_bytes(16, "big")
+
+
+def _dataset_id(client: int) -> str:
+    return f"client-{client}"

@@ -1,0 +1,34 @@
+"""The server's half of a round, read top to bottom: lanes of the survivors -> mean update."""
+
+from collections.abc import Iterable
+
+import numpy as np
+
+from fedlearn.crypto.keystream import Entropy
+from fedlearn.privacy.calibration import Plan
+from fedlearn.privacy.clipping import Vector
+from fedlearn.privacy.mechanisms import Mechanism
+from fedlearn.privacy.quantization import Lanes, from_lanes
+
+__all__ = ["finish_round"]
+
+
+def finish_round(
+    contributions: Iterable[Lanes],
+    *,
+    mechanism: Mechanism,
+    plan: Plan,
+    learning_rate: float,
+    entropy: Entropy,
+) -> Vector:
+    """The update by which the model moves: sum, noise of the server's where the mode has it, decode, divide.
+
+    `contributions` are (d,) lanes, one a survivor; an empty iterable is the sum of nobody. The result is (d,) float64.
+    The divisor is a public constant, never a count (privacy.md 1.2).
+    """
+    total = np.zeros(plan.dimension, dtype=np.uint32)
+    for lanes in contributions:
+        total += lanes
+    noised = from_lanes(total) + mechanism.central_noise(plan, plan.dimension, entropy)
+    factor = mechanism.server_factor(learning_rate)
+    return noised.astype(np.float64) * (factor / float(plan.divisor * 2**plan.scale_bits))

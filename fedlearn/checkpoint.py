@@ -1,0 +1,110 @@
+"""Everything a run needs to go on after a crash: the run folder and the checkpoint in it.
+
+config.toml metrics.jsonl events.jsonl checkpoint.safetensors model.safetensors summary.json report.html ledger.db
+"""
+
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save
+
+from fedlearn.errors import ConfigError
+from fedlearn.privacy.clipping import Vector
+
+__all__ = ["Progress", "RunFolder"]
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """Where a run stands. `attempts_asked` counts the attempts that asked for a vector: those are spent."""
+
+    session: str
+    started: str
+    round: int = 0
+    attempt: int = 0
+    spare_rounds_left: int = 0
+    attempts_asked: int = 0
+    asking: bool = False
+
+    def next_attempt(self) -> "Progress":
+        """The same round once more; a pair (round, attempt) is never used twice."""
+        return replace(self, attempt=self.attempt + 1, asking=False)
+
+    def next_round(self) -> "Progress":
+        """The round succeeded."""
+        return replace(self, round=self.round + 1, attempt=0, asking=False)
+
+
+@dataclass(frozen=True, slots=True)
+class RunFolder:
+    """One run's files. Every write is whole or absent: a temporary name, fsync, rename; lines are fsynced."""
+
+    path: Path
+
+    def file(self, name: str) -> Path:
+        """The path of one of the run's files."""
+        return self.path / name
+
+    def write(self, name: str, content: bytes) -> None:
+        """Replace a file as a whole, durably."""
+        temporary = self.path / f".{name}.new"
+        with temporary.open("wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(self.path / name)
+
+    def write_json(self, name: str, content: Mapping[str, Any]) -> None:
+        """Replace a JSON file as a whole, durably."""
+        self.write(name, (json.dumps(content, indent=2, sort_keys=True) + "\n").encode())
+
+    def append(self, name: str, line: Mapping[str, Any]) -> None:
+        """Add one JSON line, durably."""
+        with (self.path / name).open("a", encoding="utf-8") as file:
+            file.write(json.dumps(line, sort_keys=True) + "\n")
+            file.flush()
+            os.fsync(file.fileno())
+
+    def lines(self, name: str) -> list[dict[str, Any]]:
+        """The complete JSON lines of a file; a line that a crash left unfinished is not one."""
+        if not (self.path / name).is_file():
+            return []
+        text = (self.path / name).read_text(encoding="utf-8")
+        return [json.loads(line) for line in text.splitlines(keepends=True) if line.endswith("\n")]
+
+    def keep_lines_until(self, name: str, round_number: int) -> None:
+        """Drop lines of rounds after `round_number`: they were written, but the checkpoint does not know them."""
+        kept = [line for line in self.lines(name) if line["round"] <= round_number]
+        self.write(name, "".join(json.dumps(line, sort_keys=True) + "\n" for line in kept).encode())
+
+    def save_checkpoint(
+        self, progress: Progress, weights: Vector, optimizer: Mapping[str, NDArray[np.float64]]
+    ) -> None:
+        """Store where the run stands, its weights (d,) float64 and the state of the server's optimizer."""
+        tensors = {"weights": weights, **{f"optimizer/{name}": values for name, values in optimizer.items()}}
+        self.write("checkpoint.safetensors", save(tensors, {"progress": json.dumps(asdict(progress))}))
+
+    def load_checkpoint(self) -> tuple[Progress, Vector, dict[str, NDArray[np.float64]]] | None:
+        """What `save_checkpoint` stored last, or None before the first.
+
+        Raises:
+            ConfigError: the file is damaged.
+        """
+        path = self.file("checkpoint.safetensors")
+        if not path.is_file():
+            return None
+        try:
+            with safe_open(path, "numpy") as stored:
+                progress = Progress(**json.loads(stored.metadata()["progress"]))
+                tensors = {name: stored.get_tensor(name) for name in stored.keys()}  # noqa: SIM118 (not a dict)
+        except (SafetensorError, ValueError, KeyError, TypeError) as error:
+            raise ConfigError(f"{path} is damaged and cannot be resumed: {error}") from None
+        weights = tensors.pop("weights")
+        return progress, weights, {name.partition("/")[2]: values for name, values in tensors.items()}

@@ -1,0 +1,35 @@
+"""Guarantees as lines on a terminal: unit, relation, delta and against whom, each time."""
+
+import math
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from fedlearn.privacy.guarantee import Guarantee
+
+__all__ = ["guarantee_lines", "percent"]
+
+
+def percent(share: float) -> str:
+    """A share as a percentage with one decimal, rounded down."""
+    return f"{math.floor(share * 1000 + 1e-9) / 10:.1f} %"
+
+
+def guarantee_lines(guarantees: Sequence["Guarantee"], *, masking: bool) -> Iterator[str]:
+    """What a run guarantees, a line each; NOT PRIVATE where it guarantees nothing."""
+    if not guarantees:
+        yield "NOT PRIVATE: this run adds no noise and guarantees nothing."
+    for guarantee in guarantees:
+        weak = " (weak: above 10)" if guarantee.weak else ""
+        yield (
+            f"epsilon {_up(guarantee.epsilon)} at delta {guarantee.delta:g} for one {guarantee.privacy_unit}"
+            f"{weak} ({guarantee.neighboring_relation}), against {'; '.join(guarantee.holds_against)}."
+        )
+        if guarantee.epsilon_if_masking_fails is not None:
+            weak = " (weak: above 10)" if guarantee.epsilon_if_masking_fails > 10 else ""
+            seen = "Who sees single vectors" if masking else "The server, for masking is false and it sees each vector"
+            yield f"{seen}: epsilon {_up(guarantee.epsilon_if_masking_fails)}{weak}."
+
+
+def _up(epsilon: float) -> str:
+    return f"{math.ceil(epsilon * 10**4 - 1e-9) / 10**4:.4f}"

@@ -1,0 +1,162 @@
+"""The ServerApp: it runs the rounds of a run folder over whatever grid it is given."""
+
+import secrets
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Final
+
+from flwr.app import Context, Message
+from flwr.serverapp import Grid, ServerApp
+
+from fedlearn.agent.frames import REFUSAL, Frame
+from fedlearn.agent.simulated import SimulatedData, load_simulated_data
+from fedlearn.checkpoint import Progress, RunFolder
+from fedlearn.config import RunConfig
+from fedlearn.errors import ProtocolError
+from fedlearn.flower.records import MESSAGE_TYPES, pack, unpack
+from fedlearn.flower.strategies import StrategyOptimizer
+from fedlearn.privacy.calibration import epsilon_after
+from fedlearn.privacy.clipping import Vector
+from fedlearn.rounds import Coordinator, OnRound, new_progress, run_rounds
+from fedlearn.training.device import pick_device
+from fedlearn.training.evaluate import evaluate
+from fedlearn.vector import layout_of, read_parameters
+
+__all__ = ["app", "load_run", "make_server_app"]
+
+_POLL_SECONDS: Final = 0.2
+# Position of each stage in `stage_seconds`; who a node is, is asked before the first round.
+_STAGE_SECONDS: Final = {"identify": 0, "advertise": 0, "masked": 2}
+
+
+def make_server_app(data: SimulatedData | None = None, on_round: OnRound | None = None) -> ServerApp:
+    """A ServerApp for the run folder whose `config.toml` the run config's key `config` names.
+
+    `data` spares loading the public test data twice where agents and coordinator share a process.
+    """
+    app = ServerApp()
+
+    @app.main()
+    def main(grid: Grid, context: Context) -> None:
+        path = Path(str(context.run_config["config"]))
+        coordinate(grid, RunFolder(path.parent), data or load_simulated_data(load_run(path)), on_round)
+
+    return app
+
+
+def load_run(path: Path) -> RunConfig:
+    """The configuration in a run folder; a user's own model is still searched where the run's file lay."""
+    config = RunConfig.load(path)
+    origin = path.parent / "origin.txt"
+    return config.found_in(Path(origin.read_text(encoding="utf-8"))) if origin.is_file() else config
+
+
+def coordinate(grid: Grid, folder: RunFolder, data: SimulatedData, on_round: OnRound | None) -> None:
+    """Run, or go on with, the run in `folder`.
+
+    Raises:
+        FedlearnError: the run is refused, or cannot finish.
+    """
+    config, plan = data.config, data.plan
+    model = data.build_model(config)
+    layout, device = layout_of(model), pick_device(config.runtime.device)
+    optimizer = StrategyOptimizer(config.training.strategy, config.training.strategy_options, layout)
+    stored = folder.load_checkpoint()
+    progress, weights = (stored[0], stored[1]) if stored else (new_progress(config), read_parameters(model))
+    if stored:
+        optimizer.restore(stored[2])
+    messenger = Messenger(grid, config)
+    messenger.identify(data.population_size, progress)
+
+    def scores(current: Vector) -> tuple[float, float] | None:
+        if data.test is None:
+            return None
+        measured = evaluate(model, current, data.test, device=device)
+        return measured.accuracy, measured.loss
+
+    run_rounds(
+        Coordinator(
+            config=config,
+            plan=plan,
+            layout=layout,
+            population_size=data.population_size,
+            folder=folder,
+            ask=messenger.ask,
+            optimizer=optimizer,
+            evaluate=scores,
+            epsilon_after=lambda releases: epsilon_after(plan, releases),
+            on_round=on_round,
+            progress=progress,
+            weights=weights,
+        ),
+        resumed=stored is not None,
+    )
+
+
+class Messenger:
+    """Stages as Flower messages: one push, then a pull loop of our own until each stage's deadline."""
+
+    def __init__(self, grid: Grid, config: RunConfig) -> None:
+        self._grid, self._config = grid, config
+        self._node_of: Mapping[int, int] = {}
+
+    def identify(self, population_size: int, progress: Progress) -> None:
+        """Learn which node is which member: members are numbered in the order of their client ids."""
+        deadline = time.monotonic() + self._seconds("identify")
+        nodes = list(self._grid.get_node_ids())
+        while len(nodes) < population_size and time.monotonic() < deadline:
+            time.sleep(_POLL_SECONDS)  # nodes of another process come up one by one
+            nodes = list(self._grid.get_node_ids())
+        replies = self._exchange("identify", nodes, Frame("identify", progress.session, 0, 0).to_bytes())
+        order = sorted(replies, key=lambda node: replies[node])
+        self._node_of = dict(enumerate(order))
+
+    def ask(self, stage: str, members: Sequence[int], progress: Progress, body: bytes) -> dict[int, bytes]:
+        """Implements `rounds.Ask`; a client that fails, refuses or is late is left out."""
+        frame = Frame(stage, progress.session, progress.round + 1, progress.attempt, body).to_bytes()
+        failing = self._failing(stage, members)
+        nodes = {self._node_of[member]: member for member in members if member in self._node_of}
+        replies = self._exchange(stage, list(nodes), frame)
+        return {nodes[node]: reply for node, reply in replies.items() if nodes[node] not in failing}
+
+    def _failing(self, stage: str, members: Sequence[int]) -> set[int]:
+        """The clients whose reply gets lost: `runtime.dropout` of a cohort, drawn at random (a simulation's faults)."""
+        if stage != "masked":
+            return set()
+        lost = int(self._config.runtime.dropout * self._config.secure_aggregation.planned_cohort)
+        return set(secrets.SystemRandom().sample(list(members), min(lost, len(members))))
+
+    def _exchange(self, stage: str, nodes: Sequence[int], frame: bytes) -> dict[int, bytes]:
+        content = pack(frame)
+        messages = [self._grid.create_message(content, MESSAGE_TYPES[stage], node, group_id=stage) for node in nodes]
+        waiting = set(self._grid.push_messages(messages)) if messages else set()
+        deadline = time.monotonic() + self._seconds(stage)
+        replies: dict[int, bytes] = {}
+        while waiting:
+            for message in self._grid.pull_messages(list(waiting)):
+                waiting.discard(message.metadata.reply_to_message_id)
+                reply = _reply(message)
+                if reply is not None:
+                    replies[message.metadata.src_node_id] = reply
+            if not waiting or time.monotonic() > deadline:
+                break
+            time.sleep(_POLL_SECONDS)
+        return replies
+
+    def _seconds(self, stage: str) -> int:
+        return self._config.secure_aggregation.stage_seconds[_STAGE_SECONDS[stage]]
+
+
+def _reply(message: Message) -> bytes | None:
+    """A client's answer; None for a failed client, a refusal, or a message of another shape."""
+    if message.has_error():
+        return None
+    try:
+        body = unpack(message.content)
+    except ProtocolError:
+        return None
+    return None if body == REFUSAL else body
+
+
+app = make_server_app()

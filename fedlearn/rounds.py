@@ -1,0 +1,221 @@
+"""The loop of a run: cohort -> agreement -> contributions -> server optimizer -> evaluation -> checkpoint."""
+
+import os
+import secrets
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from datetime import UTC, datetime
+from fractions import Fraction
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fedlearn.aggregation import finish_round
+from fedlearn.checkpoint import Progress, RunFolder
+from fedlearn.config import RunConfig
+from fedlearn.crypto.keystream import stream_entropy
+from fedlearn.errors import RunFailedError
+from fedlearn.privacy.calibration import Plan
+from fedlearn.privacy.clipping import Vector
+from fedlearn.privacy.mechanisms import MECHANISMS
+from fedlearn.privacy.quantization import Lanes
+from fedlearn.privacy.sampling import poisson_sample
+from fedlearn.vector import Layout, write_model
+
+__all__ = ["Ask", "Coordinator", "RoundResult", "ServerOptimizer", "new_progress", "releases_booked", "run_rounds"]
+
+
+class ServerOptimizer(Protocol):
+    """One of Flower's strategies, fed with the one aggregated reply."""
+
+    def step(self, round_number: int, weights: Vector, update: Vector) -> Vector:
+        """The next weights, (d,) float64."""
+
+    def state(self) -> dict[str, NDArray[np.float64]]:
+        """What a checkpoint must hold of it."""
+
+    def restore(self, state: Mapping[str, NDArray[np.float64]]) -> None:
+        """Take up a state."""
+
+
+class Ask(Protocol):
+    """Sends one stage's body to members (positions in the roster) and returns the replies that came in time."""
+
+    def __call__(self, stage: str, members: Sequence[int], progress: Progress, body: bytes) -> dict[int, bytes]: ...
+
+
+@dataclass(frozen=True, slots=True)
+class RoundResult:
+    """What one successful round gave; a line of metrics.jsonl. Scores are None where no public test data is known."""
+
+    round: int
+    attempt: int
+    asked: int
+    survivors: int
+    accuracy: float | None
+    loss: float | None
+    epsilon: float | None
+    seconds: float
+
+
+Evaluate = Callable[[Vector], tuple[float, float] | None]
+OnRound = Callable[[RoundResult], None]
+
+
+@dataclass(slots=True)
+class Coordinator:
+    """What the coordinator of one run holds; `run_rounds` drives it."""
+
+    config: RunConfig
+    plan: Plan
+    layout: Layout
+    population_size: int
+    folder: RunFolder
+    ask: Ask
+    optimizer: ServerOptimizer
+    evaluate: Evaluate
+    epsilon_after: Callable[[int], float | None]
+    on_round: OnRound | None
+    progress: Progress
+    weights: Vector
+
+    def save(self, progress: Progress) -> None:
+        """Make `progress` durable; what follows may rely on it."""
+        self.progress = progress
+        self.folder.save_checkpoint(progress, self.weights, self.optimizer.state())
+
+
+def run_rounds(coordinator: Coordinator, *, resumed: bool) -> Progress:
+    """Run until `rounds` succeeded; `resumed` after a crash or an interruption.
+
+    Every attempt that asks for a vector is written down before it asks, so whatever a crash interrupts counts as spent.
+
+    Raises:
+        RunFailedError: the spare rounds are used up, or too few clients accept the run.
+    """
+    if resumed:
+        _settle_interrupted_attempt(coordinator)
+    coordinator.save(coordinator.progress)
+    while coordinator.progress.round < coordinator.config.run.rounds:
+        started = time.perf_counter()
+        contributions, asked = _attempt(coordinator)
+        _book(coordinator, asked=asked, survivors=None if contributions is None else len(contributions))
+        if contributions is None:
+            _use_spare_round(coordinator)
+            continue
+        update = finish_round(
+            contributions,
+            mechanism=MECHANISMS[coordinator.config.privacy.mode],
+            plan=coordinator.plan,
+            learning_rate=coordinator.config.training.learning_rate,
+            entropy=stream_entropy(os.urandom),
+        )
+        _finish(coordinator, update, asked=asked, survivors=len(contributions), started=started)
+    return coordinator.progress
+
+
+def _attempt(coordinator: Coordinator) -> tuple[list[Lanes] | None, int]:
+    """One attempt of the current round: the lanes of the survivors, or None below `min_survivors`."""
+    config, progress = coordinator.config, coordinator.progress
+    cohort = _choose_cohort(coordinator)
+    minimum = 0 if config.secure_aggregation.cohorts == "poisson" else config.secure_aggregation.min_survivors
+    agreed = coordinator.ask("advertise", cohort, progress, config.to_bytes())
+    if len(agreed) < minimum:
+        raise RunFailedError(
+            f"round {progress.round + 1}: {len(agreed)} of {len(cohort)} clients accept the run; "
+            f"expected at least min_survivors = {minimum}; what each refuses stands in its own log"
+        )
+    coordinator.save(replace(progress, asking=True, attempts_asked=progress.attempts_asked + 1))
+    model = write_model(coordinator.weights, coordinator.layout)
+    replies = coordinator.ask("masked", sorted(agreed), progress, model)
+    size = 4 * coordinator.plan.dimension
+    lanes = [np.frombuffer(reply, "<u4") for _, reply in sorted(replies.items()) if len(reply) == size]
+    return (lanes if len(lanes) >= minimum else None), len(cohort)
+
+
+def _choose_cohort(coordinator: Coordinator) -> list[int]:
+    """The members asked next: the next window of a fixed seeded order, or independent secret coins."""
+    config, size = coordinator.config, coordinator.population_size
+    planned = config.secure_aggregation.planned_cohort
+    if config.secure_aggregation.cohorts == "poisson":
+        coins = stream_entropy(os.urandom)
+        return [int(member) for member in poisson_sample(size, Fraction(planned, size), coins)]
+    order = np.random.RandomState([config.run.seed % 2**32, 0xC0]).permutation(size)  # noqa: TID251 (public cohorts)
+    first = coordinator.progress.attempts_asked * planned
+    return sorted(int(order[(first + k) % size]) for k in range(planned))
+
+
+def releases_booked(config: RunConfig, population_size: int, attempts_asked: int) -> int:
+    """The most releases that one client can have made after so many attempts that asked for a vector."""
+    if config.secure_aggregation.cohorts == "poisson":
+        return attempts_asked
+    return -(-attempts_asked * config.secure_aggregation.planned_cohort // population_size)
+
+
+def _book(coordinator: Coordinator, *, asked: int, survivors: int | None) -> None:
+    """One line of events.jsonl: what was released, as executed."""
+    event, progress = coordinator.plan.event, coordinator.progress
+    line: dict[str, Any] = {
+        "round": progress.round + 1,
+        "attempt": progress.attempt,
+        "asked": asked,
+        "survivors": survivors or 0,
+        "aborted": survivors is None,
+        "event": event.as_dict() if event else None,
+    }
+    coordinator.folder.append("events.jsonl", line)
+
+
+def _use_spare_round(coordinator: Coordinator) -> None:
+    progress = coordinator.progress
+    if progress.spare_rounds_left == 0:
+        coordinator.save(progress.next_attempt())
+        raise RunFailedError(
+            f"round {progress.round + 1}: fewer than min_survivors = "
+            f"{coordinator.config.secure_aggregation.min_survivors} clients sent a vector, and no spare round is left; "
+            "what was sent counts as spent"
+        )
+    coordinator.save(replace(progress.next_attempt(), spare_rounds_left=progress.spare_rounds_left - 1))
+
+
+def _settle_interrupted_attempt(coordinator: Coordinator) -> None:
+    """After a crash: an attempt that asked for vectors counts as spent and uses a spare round."""
+    progress = coordinator.progress
+    coordinator.folder.keep_lines_until("metrics.jsonl", progress.round)
+    if not progress.asking:
+        coordinator.save(progress.next_attempt())
+        return
+    booked = [(line["round"], line["attempt"]) for line in coordinator.folder.lines("events.jsonl")]
+    if (progress.round + 1, progress.attempt) not in booked:
+        _book(coordinator, asked=coordinator.config.secure_aggregation.planned_cohort, survivors=None)
+    _use_spare_round(coordinator)
+
+
+def _finish(coordinator: Coordinator, update: Vector, *, asked: int, survivors: int, started: float) -> None:
+    progress = coordinator.progress
+    number = progress.round + 1
+    coordinator.weights = coordinator.optimizer.step(number, coordinator.weights, update)
+    scores = coordinator.evaluate(coordinator.weights)
+    booked = releases_booked(coordinator.config, coordinator.population_size, progress.attempts_asked)
+    result = RoundResult(
+        round=number,
+        attempt=progress.attempt,
+        asked=asked,
+        survivors=survivors,
+        accuracy=scores[0] if scores else None,
+        loss=scores[1] if scores else None,
+        epsilon=coordinator.epsilon_after(booked),
+        seconds=time.perf_counter() - started,
+    )
+    coordinator.folder.append("metrics.jsonl", asdict(result))
+    coordinator.save(progress.next_round())
+    if coordinator.on_round:
+        coordinator.on_round(result)
+
+
+def new_progress(config: RunConfig) -> Progress:
+    """The beginning of a run: a fresh session."""
+    now = datetime.now(UTC).isoformat(timespec="seconds")
+    return Progress(session=secrets.token_hex(16), started=now, spare_rounds_left=config.run.spare_rounds)
