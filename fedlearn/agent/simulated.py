@@ -15,11 +15,12 @@ from fedlearn.data.dataset import Column, DataOptions, Dataset
 from fedlearn.data.partition import Partition, make_partition
 from fedlearn.errors import ConfigError
 from fedlearn.ledger import Ledger
-from fedlearn.models import build_model, check_private_model, model_features
+from fedlearn.models import build_model, model_features
 from fedlearn.policy import Policy
 from fedlearn.privacy.accounting import best_order
 from fedlearn.privacy.calibration import Plan
 from fedlearn.training.device import pick_device
+from fedlearn.training.model_check import check_private_model
 from fedlearn.vector import layout_of
 
 __all__ = ["AgentPool", "SimulatedData", "data_options", "load_simulated_data"]
