@@ -5,6 +5,7 @@ A builder is called as builder(input_shape=..., classes=..., **options) and give
 """
 
 import importlib
+import importlib.machinery
 import inspect
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -161,6 +162,7 @@ def _own_builder(name: str, search: Sequence[Path]) -> Builder:
     module_name, _, attribute = name.partition(":")
     if not (all(part.isidentifier() for part in module_name.split(".")) and attribute.isidentifier()):
         raise ConfigError(f'model.name is "{name}"; expected a builder of your own as "package.module:builder"')
+    _refuse_other_module(name, module_name.split(".")[0], search)
     try:
         with _importable(search):
             importlib.invalidate_caches()
@@ -174,6 +176,17 @@ def _own_builder(name: str, search: Sequence[Path]) -> Builder:
         found = "is not callable" if hasattr(module, attribute) else "does not exist"
         raise ConfigError(f'model.name is "{name}", but "{attribute}" {found} in {module.__file__}; name a function')
     return cast(Builder, builder)
+
+
+def _refuse_other_module(name: str, package: str, search: Sequence[Path]) -> None:
+    """Python keeps one module of a name: refuse to train the one loaded before where `search` has another."""
+    loaded = sys.modules.get(package)
+    wanted = importlib.machinery.PathFinder.find_spec(package, [str(folder.resolve()) for folder in search])
+    if loaded is not None and wanted is not None and wanted.origin != getattr(loaded, "__file__", None):
+        raise ConfigError(
+            f'model.name is "{name}", found in {wanted.origin}, but another module named "{package}" is loaded already; '
+            "give yours another name"
+        )
 
 
 def _not_found(name: str, missing: str) -> str:

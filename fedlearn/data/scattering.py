@@ -15,9 +15,11 @@ from scipy import fft
 
 from fedlearn.errors import ConfigError
 
-__all__ = ["Progress", "scatter", "scattering_shape"]
+__all__ = ["SCATTERING", "Progress", "scatter", "scattering_shape"]
 
 Progress = Callable[[int, int], None]  # records done, records in all
+
+SCATTERING = "scattering 1: J 2, 8 angles"  # part of the name of kept features: count up when a feature changes
 
 _Images = NDArray[np.float32]
 _Filter = NDArray[np.float64]
@@ -61,7 +63,7 @@ def scatter(images: _Images, *, order: int, out: _Images, progress: Progress | N
 
     Guarantees:
         a record's features do not depend on the other records;
-        each group of channels of a record has mean 0 and variance 1 (all zeros where the image is constant).
+        each group of channels of a record has mean 0 and variance 1 (less where it hardly varies, 0 if constant).
     """
     _, height, width = scattering_shape(images.shape[1:], order)
     bank = _filters(4 * height + 2 * _MARGIN, 4 * width + 2 * _MARGIN)
@@ -91,20 +93,23 @@ def _halve(spectrum: NDArray[np.complex64]) -> NDArray[np.complex64]:
     """The spectrum of every second pixel: the four quarters fold onto each other."""
     *rest, height, width = spectrum.shape
     quarters = spectrum.reshape(*rest, 2, height // 2, 2, width // 2)
-    return quarters.mean(axis=(-4, -2))
+    folded: NDArray[np.complex64] = quarters.mean(axis=(-4, -2))
+    return folded
 
 
 def _average(images: _Images, bank: _Bank, resolution: int) -> _Images:
     """Blur with the Gaussian, keep every fourth pixel of the original grid, drop the margin."""
     rows, columns = bank.averages[resolution]
-    return rows @ images @ columns.T
+    blurred: _Images = np.matmul(np.matmul(rows, images), columns.T)
+    return blurred
 
 
 def _normalize(features: _Images, groups: int) -> _Images:
     grouped = features.reshape(len(features), groups, -1)
     centered = grouped - grouped.mean(axis=2, keepdims=True)
     variance = np.square(centered).mean(axis=2, keepdims=True)
-    return (centered / np.sqrt(variance + 1e-5)).reshape(features.shape)
+    scaled: _Images = centered / np.sqrt(variance + np.float32(1e-5))
+    return scaled.reshape(features.shape)
 
 
 @functools.cache
@@ -122,7 +127,8 @@ def _morlet(height: int, width: int, scale: int, angle: float) -> _Filter:
     blur, frequency = _BLUR * 2**scale, _FREQUENCY / 2**scale
     bell = _gabor(height, width, blur, 0.0, angle)
     wave = _gabor(height, width, blur, frequency, angle)
-    return fft.fft2(wave - bell * (wave.sum() / bell.sum())).real
+    transfer: _Filter = fft.fft2(wave - bell * (wave.sum() / bell.sum())).real
+    return transfer
 
 
 def _gabor(height: int, width: int, blur: float, frequency: float, angle: float) -> NDArray[np.complex128]:
@@ -133,8 +139,8 @@ def _gabor(height: int, width: int, blur: float, frequency: float, angle: float)
     along = rows * np.cos(angle) + columns * np.sin(angle)
     across = columns * np.cos(angle) - rows * np.sin(angle)
     values = np.exp(-(along**2 + slant**2 * across**2) / (2 * blur**2) + 1j * frequency * along)
-    on_torus = values.reshape(5, height, 5, width).sum(axis=(0, 2))
-    return on_torus * slant / (2 * np.pi * blur**2)
+    on_torus: NDArray[np.complex128] = values.reshape(5, height, 5, width).sum(axis=(0, 2))
+    return on_torus * (slant / (2 * np.pi * blur**2))
 
 
 def _blur_rows(side: int, resolution: int) -> NDArray[np.float32]:
@@ -145,4 +151,5 @@ def _blur_rows(side: int, resolution: int) -> NDArray[np.float32]:
     distances = positions[np.newaxis, :, np.newaxis] - outputs[:, np.newaxis, np.newaxis]
     turns = side * np.arange(-2, 3)
     weights = np.exp(-((distances + turns) ** 2) / (2 * blur**2)).sum(axis=2)
-    return (weights / weights.sum(axis=1, keepdims=True)).astype(np.float32)
+    averages: _Images = (weights / weights.sum(axis=1, keepdims=True)).astype(np.float32)
+    return averages

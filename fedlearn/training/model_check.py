@@ -10,7 +10,7 @@ from torch.nn.modules.dropout import _DropoutNd
 from torch.nn.modules.instancenorm import _InstanceNorm
 
 from fedlearn.errors import ConfigError
-from fedlearn.training.record_sums import record_gradients
+from fedlearn.training.record_sums import has_closed_form, record_gradients
 
 __all__ = ["check_private_model"]
 
@@ -85,6 +85,11 @@ def _try_on_two_records(model: nn.Module, input_shape: tuple[int, ...], classes:
             )
     together = _gradients(model, features, labels, classes)
     _refuse_differences(model, [a + b for a, b in zip(*alone, strict=True)], together, _COUPLED)
+    if not has_closed_form(model):
+        _refuse_what_opacus_misreads(model, features, labels, alone)
+
+
+def _refuse_what_opacus_misreads(model: nn.Module, features: Tensor, labels: Tensor, alone: list[list[Tensor]]) -> None:
     try:
         rows = record_gradients(model, features, labels)
     except Exception as error:  # a layer of the user's own may fail inside Opacus in any way

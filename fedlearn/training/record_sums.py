@@ -19,7 +19,7 @@ from fedlearn.errors import ConfigError
 from fedlearn.privacy.clipping import Vector
 from fedlearn.vector import layout_of
 
-__all__ = ["clipped_gradient_sum", "record_gradients"]
+__all__ = ["clipped_gradient_sum", "has_closed_form", "record_gradients"]
 
 _CHUNK = 64  # records summed in float32 at most: one more record then moves the sum by rounding of 7e-5 * C, not 1e-2
 _BLOCK_ENTRIES = 1 << 18  # features whose logits and norms are computed at once, to stay in the cache; sums stay chunks
@@ -58,6 +58,11 @@ def clipped_gradient_sum(
     if head is None:
         return _sum_by_hooks(model, features, labels, max_grad_norm)
     return _sum_in_closed_form(head, features, labels, max_grad_norm)
+
+
+def has_closed_form(model: nn.Module) -> bool:
+    """Whether `clipped_gradient_sum` needs no Opacus for `model`: it is one linear layer over the flattened record."""
+    return _linear_head(model) is not None
 
 
 def record_gradients(model: nn.Module, features: Tensor, labels: Tensor) -> Tensor:
