@@ -148,6 +148,11 @@ class AgentPool:
             order=order,
         )
 
+    @property
+    def ledger(self) -> Ledger:
+        """The one ledger of all holders."""
+        return self._ledger
+
     def close(self) -> None:
         """Close the ledger."""
         self._ledger.close()

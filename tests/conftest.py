@@ -1,0 +1,63 @@
+"""What several rooms' tests share: a small run that takes a second, and agents without a command line around them."""
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from fedlearn.agent.frames import Frame
+from fedlearn.agent.simulated import AgentPool, load_simulated_data
+from fedlearn.config import RunConfig
+from fedlearn.vector import layout_of, read_parameters, write_model
+
+SESSION = "0123456789abcdef" * 2
+
+
+@pytest.fixture(autouse=True)
+def _own_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FEDLEARN_HOME", str(tmp_path / "home"))
+
+
+@pytest.fixture
+def load_digits() -> Callable[..., RunConfig]:
+    """The shipped digits scenario with overrides."""
+
+    def load(*overrides: str) -> RunConfig:
+        return RunConfig.load("digits", overrides)
+
+    return load
+
+
+class Party:
+    """A coordinator played by hand against real agents."""
+
+    def __init__(self, config: RunConfig, folder: Path) -> None:
+        self.config = config
+        self.data = load_simulated_data(config)
+        self.pool = AgentPool(self.data, folder / "ledger.db")
+        model = self.data.build_model(config)
+        self.layout = layout_of(model)
+        self.model = write_model(read_parameters(model), self.layout)
+
+    def frame(self, stage: str, body: bytes, *, round_number: int = 1, attempt: int = 0, session: str = SESSION) -> bytes:
+        return Frame(stage, session, round_number, attempt, body).to_bytes()
+
+    def advertise(self, client: int = 0, **where: int) -> bytes:
+        return self.pool.handle(client, "advertise", self.frame("advertise", self.config.to_bytes(), **where))
+
+    def masked(self, client: int = 0, **where: int) -> bytes:
+        return self.pool.handle(client, "masked", self.frame("masked", self.model, **where))
+
+
+@pytest.fixture
+def play(tmp_path: Path) -> Iterator[Callable[[RunConfig], Party]]:
+    """Plays the coordinator of a configuration."""
+    parties: list[Party] = []
+
+    def start(config: RunConfig) -> Party:
+        parties.append(Party(config, tmp_path))
+        return parties[-1]
+
+    yield start
+    for party in parties:
+        party.pool.close()
