@@ -9,20 +9,17 @@ from pathlib import Path
 from types import MethodType
 from typing import Any
 
-from flwr.app import Context, Message, RecordDict
 from numpy.typing import NDArray
 from safetensors.numpy import load_file, save
 from torch import nn
 
-from fedlearn.agent.simulated import AgentPool, SimulatedData, data_options, load_simulated_data
+from fedlearn.agent.simulated import SimulatedData, data_options, load_simulated_data
 from fedlearn.checkpoint import Progress, RunFolder
 from fedlearn.config import RunConfig
 from fedlearn.data.preprocessing import Frame, preprocess_frame
 from fedlearn.errors import ConfigError, RunFailedError
-from fedlearn.flower.client_app import make_client_app
-from fedlearn.flower.in_process_grid import InProcessGrid
-from fedlearn.flower.records import MESSAGE_TYPES, unpack
-from fedlearn.flower.server_app import load_run, make_server_app
+from fedlearn.flower.in_process_engine import run_in_process
+from fedlearn.flower.server_app import load_run
 from fedlearn.policy import Policy
 from fedlearn.privacy.calibration import Plan, guarantees_after
 from fedlearn.privacy.guarantee import Guarantee
@@ -177,37 +174,10 @@ def _run(folder: RunFolder, data: SimulatedData, on_round: OnRound | None) -> Ru
     return _conclude(folder, data)
 
 
-def _run_in_process(folder: RunFolder, data: SimulatedData, on_round: OnRound | None) -> None:
-    pool = AgentPool(data, folder.file("ledger.db"))
-
-    def carry(context: Context, stage: str, frame: bytes) -> bytes:
-        return pool.handle(int(context.node_config["partition-id"]), stage, frame)
-
-    stages = {message_type: stage for stage, message_type in MESSAGE_TYPES.items()}
-
-    def prepare(message_type: str, messages: Mapping[int, Message]) -> None:
-        # The cohort's answers are computed at once and kept by the agents; the apps then get them from memory.
-        frames = {partition: unpack(message.content) for partition, message in messages.items()}
-        pool.handle_many(stages[message_type], frames)
-
-    grid = InProcessGrid(make_client_app(carry), data.population_size, prepare)
-    context = Context(
-        run_id=0,
-        node_id=0,
-        node_config={},
-        state=RecordDict(),
-        run_config={"config": str(folder.file("config.toml"))},
-    )
-    try:
-        make_server_app(data, on_round)(grid=grid, context=context)
-    finally:
-        pool.close()
-
-
 _Engine = Callable[[RunFolder, SimulatedData, OnRound | None], None]
 
 
-_ENGINES: Mapping[str, _Engine] = {"in-process": _run_in_process}
+_ENGINES: Mapping[str, _Engine] = {"in-process": run_in_process}
 
 
 def _conclude(folder: RunFolder, data: SimulatedData) -> RunResult:
