@@ -1,0 +1,189 @@
+"""The agents of a simulation behind a Unix-domain socket: one connection, one request, one reply.
+
+request: u32 number of the client | frame (`agent.frames`)        reply: u64 length | body
+
+* The peer's user is asked of the kernel before a byte is read, where the kernel tells it.
+* A length is checked before anything is allocated, and memory grows only with the bytes that came.
+* What cannot be read closes its own connection. Nothing a peer sends ends the server.
+
+Whoever holds the socket is treated as the server: nothing more is assumed of it.
+"""
+
+import logging
+import os
+import socket
+import struct
+import threading
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+from types import TracebackType
+from typing import Final, Self
+
+from fedlearn.agent.frames import MAX_FRAME_BYTES, REFUSAL, Frame
+from fedlearn.errors import ProtocolError
+
+__all__ = ["AgentServer", "Answer", "ask", "same_user"]
+
+# (number of the client, stage, frame) -> reply
+Answer = Callable[[int, str, bytes], bytes]
+
+_MAX_HEADER: Final = 512
+_MAX_CONNECTIONS: Final = 64
+_CHUNK: Final = 1 << 20
+# A peer that stops in the middle of a request gives its place to another.
+_READ_SECONDS: Final = 30.0
+
+_log = logging.getLogger(__name__)
+
+
+def same_user(uid: int) -> bool:
+    """Whether a peer runs under this process's own user."""
+    return uid == os.geteuid()
+
+
+class AgentServer:
+    """Answers requests for the clients 0..`clients`-1 on a socket at `path` until it is closed; a context manager.
+
+    The socket is made with mode 0600. Connections are read side by side, and whoever is silent for `read_seconds` loses
+    its own; requests are answered one at a time.
+
+    Guarantees:
+        a peer whose user `allowed` does not accept is never read;
+        a request that is not exactly one frame for a known client gets the constant refusal;
+        a frame longer than `max_frame_bytes` is refused before memory for it is taken;
+        no request, whatever its bytes, ends the server.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        answer: Answer,
+        *,
+        clients: int,
+        allowed: Callable[[int], bool] = same_user,
+        max_frame_bytes: int = MAX_FRAME_BYTES,
+        read_seconds: float = _READ_SECONDS,
+    ) -> None:
+        self._answer, self._clients, self._allowed = answer, clients, allowed
+        self._max_frame_bytes, self._read_seconds = max_frame_bytes, read_seconds
+        self._one_at_a_time = threading.Lock()
+        self._places = threading.BoundedSemaphore(_MAX_CONNECTIONS)
+        self._listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        self._listener.bind(str(path))
+        path.chmod(0o600)
+        self._listener.listen(_MAX_CONNECTIONS)
+        threading.Thread(target=self._accept, name="agent-socket", daemon=True).start()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Accept no further connection, and let the request that is being answered end."""
+        with suppress(OSError):  # macOS refuses to shut a listening socket down; closing it is enough there
+            self._listener.shutdown(socket.SHUT_RDWR)
+        self._listener.close()
+        with self._one_at_a_time:
+            pass
+
+    def _accept(self) -> None:
+        while True:
+            self._places.acquire()
+            try:
+                connection, _ = self._listener.accept()
+            except OSError:
+                return  # closed
+            threading.Thread(target=self._serve, args=(connection,), name="agent-request", daemon=True).start()
+
+    def _serve(self, connection: socket.socket) -> None:
+        try:
+            with connection:
+                connection.settimeout(self._read_seconds)
+                reply = self._reply_to(connection)
+                connection.sendall(len(reply).to_bytes(8, "big") + reply)
+        except OSError as error:
+            _log.info("a peer went away: %s", error)
+        finally:
+            self._places.release()
+
+    def _reply_to(self, connection: socket.socket) -> bytes:
+        uid = _peer_uid(connection)
+        if uid is not None and not self._allowed(uid):
+            _log.warning("a peer of user %d is refused", uid)
+            return REFUSAL
+        try:
+            client, data = _read_request(connection, self._max_frame_bytes)
+            stage = Frame.from_bytes(data).stage
+            if client >= self._clients:
+                raise ProtocolError(f"client {client} of {self._clients}")
+        except ProtocolError as error:
+            _log.info("a request is refused: %s", error)
+            return REFUSAL
+        with self._one_at_a_time:
+            return self._answer(client, stage, data)
+
+
+def ask(path: Path, client: int, frame: bytes, *, seconds: float | None = None) -> bytes:
+    """The reply of one client's agent to one frame; waits at most `seconds` for each part of it.
+
+    Raises:
+        ProtocolError: nobody answers, or the answer is not one whole reply.
+    """
+    try:
+        with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:
+            connection.settimeout(seconds)
+            connection.connect(str(path))
+            connection.sendall(client.to_bytes(4, "big") + frame)
+            size = int.from_bytes(_read_exactly(connection, 8), "big")
+            if size > MAX_FRAME_BYTES:
+                raise ProtocolError(f"a reply of {size} bytes; expected at most {MAX_FRAME_BYTES}")
+            return _read_exactly(connection, size)
+    except OSError as error:
+        raise ProtocolError(f"the agent at {path} does not answer: {error}") from None
+
+
+def _read_request(connection: socket.socket, max_frame_bytes: int) -> tuple[int, bytes]:
+    """Number of the client and the bytes of its frame, lengths checked and nothing else.
+
+    Raises:
+        ProtocolError: a length out of range, or an end before its time.
+    """
+    client = int.from_bytes(_read_exactly(connection, 4), "big")
+    start = _read_exactly(connection, 4)
+    header_size = int.from_bytes(start, "big")
+    if not 0 < header_size <= _MAX_HEADER:
+        raise ProtocolError(f"a header of {header_size} bytes; expected 1 to {_MAX_HEADER}")
+    start += _read_exactly(connection, header_size + 8)
+    body_size = int.from_bytes(start[-8:], "big")
+    if len(start) + body_size > max_frame_bytes:
+        raise ProtocolError(f"a frame of {len(start) + body_size} bytes; expected at most {max_frame_bytes}")
+    return client, start + _read_exactly(connection, body_size)
+
+
+def _read_exactly(connection: socket.socket, size: int) -> bytes:
+    parts: list[bytes] = []
+    missing = size
+    while missing:
+        part = connection.recv(min(missing, _CHUNK))
+        if not part:
+            raise ProtocolError(f"the connection ended {missing} bytes too early")
+        parts.append(part)
+        missing -= len(part)
+    return b"".join(parts)
+
+
+def _peer_uid(connection: socket.socket) -> int | None:
+    """The user of the process at the other end; None where the platform does not tell.
+
+    There the socket's mode 0600 in a folder of mode 0700 alone keeps others out.
+    """
+    option = getattr(socket, "SO_PEERCRED", None)
+    if option is None:
+        return None
+    _, uid, _ = struct.unpack("3i", connection.getsockopt(socket.SOL_SOCKET, option, struct.calcsize("3i")))
+    return int(uid)
