@@ -196,10 +196,13 @@ def test_a_cohort_is_reserved_whole_or_not_at_all(path, ledger):
 
 
 def test_entries_of_one_call_add_up(ledger):
-    dear = an_event(2.0)
+    dear = an_event(2.4)
+    two, three = (epsilon_of([(dear, n)], delta=DELTA, epsilon_ceiling=3.0) for n in (2, 3))
+    assert two < 2.8 < 3.0 < three
     ledger.reserve([a_release(0, event=dear)])
     with pytest.raises(BudgetExceededError):
         ledger.reserve([a_release(1, event=dear), a_release(2, event=dear)])
+    ledger.reserve([a_release(1, event=dear)])
 
 
 def test_a_release_that_fails_leaves_the_others_unreleased(ledger):

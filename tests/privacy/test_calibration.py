@@ -340,6 +340,22 @@ def test_the_largest_scale_is_one_that_passes_while_the_next_is_refused():
         a_plan(clipping_norm=500.0, scale_bits=largest + 1)
 
 
+def test_noise_counts_in_what_must_fit_into_lanes():
+    bits = a_plan(target_epsilon=0.05, clipping_norm=1.0, scale_bits=14).largest_scale_bits
+    planned = a_plan(target_epsilon=0.05, clipping_norm=1.0, scale_bits=bits)
+    doubled = 2 * planned.noise_std
+    assert 10 * (2**bits + 12 * planned.noise_std) < 2**31
+    assert 10 * 2 ** (bits + 1) < 2**30  # the vectors alone would fit
+    assert 10 * (2 ** (bits + 1) + 12 * doubled) > 2**31
+
+
+def test_the_square_root_of_the_dimension_is_at_most_five_percent_of_the_clip():
+    # 0.05 * 2^11 * 1.0 = 102.4 = sqrt(10485.76)
+    assert a_plan(max_grad_norm=1.0, scale_bits=11, dimension=10485).dimension == 10485
+    with pytest.raises(ConfigError, match="raise scale_bits"):
+        a_plan(max_grad_norm=1.0, scale_bits=11, dimension=10486)
+
+
 def test_bounds_are_the_floors_of_exact_decimals():
     assert a_plan(clipping_norm=0.3, mode="none").clip_bound == 3 * 2**20 // 10
     assert a_plan(clipping_norm=0.9999999999999999, mode="none").clip_bound == 2**20 - 1
