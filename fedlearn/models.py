@@ -184,7 +184,7 @@ def _refuse_other_module(name: str, package: str, search: Sequence[Path]) -> Non
     wanted = importlib.machinery.PathFinder.find_spec(package, [str(folder.resolve()) for folder in search])
     if loaded is not None and wanted is not None and wanted.origin != getattr(loaded, "__file__", None):
         raise ConfigError(
-            f'model.name is "{name}", found in {wanted.origin}, but another module named "{package}" is loaded already; '
+            f'model.name is "{name}", found in {wanted.origin}, but another module "{package}" is loaded already; '
             "give yours another name"
         )
 
