@@ -39,7 +39,9 @@ class Party:
         self.layout = layout_of(model)
         self.model = write_model(read_parameters(model), self.layout)
 
-    def frame(self, stage: str, body: bytes, *, round_number: int = 1, attempt: int = 0, session: str = SESSION) -> bytes:
+    def frame(
+        self, stage: str, body: bytes, *, round_number: int = 1, attempt: int = 0, session: str = SESSION
+    ) -> bytes:
         return Frame(stage, session, round_number, attempt, body).to_bytes()
 
     def advertise(self, client: int = 0, **where: int) -> bytes:

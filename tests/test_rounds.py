@@ -142,9 +142,7 @@ def test_masking_off_is_stored_and_the_guarantee_does_not_claim_the_server(load_
 
 def test_released_values_are_multiples_of_the_grid(load_digits, tmp_path):
     """R4: with FedAvg and one round, model * divisor / learning rate is an integer in grid units."""
-    result = run(
-        load_digits, tmp_path, "run.rounds=1", "training.strategy=FedAvg", "training.strategy_options={}"
-    )
+    result = run(load_digits, tmp_path, "run.rounds=1", "training.strategy=FedAvg", "training.strategy_options={}")
     stored = RunFolder(result.run_dir).load_checkpoint()
     assert stored is not None
     grid = stored[1] * (1400 * 2**20) / -16.0

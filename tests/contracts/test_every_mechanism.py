@@ -1,0 +1,205 @@
+"""Every privacy mode, attacked on its real path: one release with z = 1, seen by the worst adversary that it allows.
+
+The statistic is the output in the direction of a canary of the largest norm that one unit may have. Half of the samples
+chooses a threshold, the other half bounds its error rates (Clopper-Pearson), and mu-GDP turns these into a lower bound
+on epsilon. A mechanism that is as noisy as it says fails this with probability below 0.1 % a test.
+"""
+
+from dataclasses import replace
+from fractions import Fraction
+
+import numpy as np
+import pytest
+import torch
+from scipy.stats import beta, norm
+
+from fedlearn.aggregation import finish_round
+from fedlearn.contribution import Contributor, contribute
+from fedlearn.crypto.keystream import stream_entropy
+from fedlearn.data.dataset import Dataset
+from fedlearn.privacy.accounting import gaussian_epsilon
+from fedlearn.privacy.calibration import plan
+from fedlearn.privacy.mechanisms import MECHANISMS
+from fedlearn.privacy.quantization import from_lanes, to_lanes
+from fedlearn.training.local import train_privately
+
+DELTA = 1e-5
+CONFIDENCE = 0.999
+SAMPLES = 40_000
+SHARED = [name for name, mechanism in MECHANISMS.items() if mechanism.shares_noise]
+
+
+def plan_for(mode, **changes):
+    arguments = {
+        "mode": mode,
+        "target_epsilon": 4.731,
+        "delta": DELTA,
+        "rounds": 1,
+        "spare_rounds": 0,
+        "max_grad_norm": 0.3,
+        "clipping_norm": 10.0,
+        "sampling_probability": Fraction(1),
+        "local_steps": 1,
+        "planned_records": 1400,
+        "population_size": 10,
+        "planned_cohort": 10,
+        "min_survivors": 8,
+        "max_colluders": 1,
+        "max_participations": 1,
+        "scale_bits": 12,
+        "dimension": 1,
+        "cohorts": "rotation",
+        "masking": False,
+    }
+    return plan(**{**arguments, **changes})
+
+
+def lower_bound(with_canary, without):
+    """The epsilon that these samples prove, at 99.9 %."""
+    half = len(without) // 2
+    candidates = np.quantile(np.concatenate([with_canary[:half], without[:half]]), np.linspace(0.02, 0.98, 49))
+    mus = [mu_of(with_canary[:half], without[:half], threshold) for threshold in candidates]
+    mu = mu_of(with_canary[half:], without[half:], candidates[int(np.argmax(mus))])
+    return gaussian_epsilon(1 / mu, DELTA) if mu > 0 else 0.0
+
+
+def mu_of(with_canary, without, threshold):
+    false_positives = at_most(int((without > threshold).sum()), len(without))
+    false_negatives = at_most(int((with_canary <= threshold).sum()), len(with_canary))
+    return norm.ppf(1 - false_positives) - norm.ppf(false_negatives)
+
+
+def at_most(errors, trials):
+    """Clopper-Pearson: the largest rate that still explains so few errors, at half of the allowed failure each."""
+    return beta.ppf(1 - (1 - CONFIDENCE) / 2, errors + 1, trials - errors) if errors < trials else 1.0
+
+
+def worst_sums(planned, canary, *, survivors=7):
+    """What a server sees that drops P - M clients and knows K shares: sums of h = 7 contributions, (SAMPLES,).
+
+    Each entry of one long contribution stands for a release of its own; the canary is added as the grid has it.
+    """
+    mechanism = MECHANISMS[planned.mode]
+    lanes = contribute(
+        np.zeros(SAMPLES),
+        [Contributor(None, ())] * survivors,
+        work=lambda weights, client: weights,
+        mechanism=mechanism,
+        plan=planned,
+        entropy=stream_entropy(),
+    )
+    on_grid = mechanism.to_grid(np.array([[canary]]), planned)[0, 0]
+    return from_lanes(lanes.sum(axis=0, dtype=np.uint32)).astype(float) + on_grid
+
+
+def canary_of(planned):
+    return 0.3 if planned.mode == "record-distributed" else 10.0
+
+
+@pytest.mark.parametrize("mode", SHARED)
+def test_a_sum_of_the_honest_survivors_is_as_noisy_as_booked(mode):
+    planned = plan_for(mode)
+    bound = lower_bound(worst_sums(planned, canary_of(planned)), worst_sums(planned, 0.0))
+    claimed = gaussian_epsilon(planned.noise_multiplier, DELTA)
+    assert 0.5 * claimed < bound <= claimed
+
+
+@pytest.mark.parametrize("mode", SHARED)
+def test_noise_times_nine_tenths_is_caught(mode):
+    planned = plan_for(mode)
+    weaker = replace(planned, noise_std=round(0.9 * planned.noise_std))
+    bound = lower_bound(worst_sums(weaker, canary_of(planned)), worst_sums(weaker, 0.0))
+    assert bound > gaussian_epsilon(planned.noise_multiplier, DELTA)
+
+
+@pytest.mark.parametrize("mode", SHARED)
+def test_a_share_sized_for_fewer_missing_clients_is_caught(mode):
+    planned = plan_for(mode)  # noise for 8 of 10, while 2 drop out and 2 of the others collude: 6 shares are left
+    assumed = plan_for(mode, min_survivors=9, max_colluders=1)
+    bound = lower_bound(worst_sums(assumed, canary_of(planned), survivors=6), worst_sums(assumed, 0.0, survivors=6))
+    assert bound > gaussian_epsilon(planned.noise_multiplier, DELTA)
+
+
+@pytest.mark.parametrize(("mode", "factor"), [(mode, 3.0) for mode in SHARED])
+def test_a_client_that_forgets_to_clip_is_caught(mode, factor):
+    planned = plan_for(mode)
+    if mode == "record-distributed":  # a record sum that is clipped to R alone
+        with_canary = worst_sums(planned, factor * 0.3)
+    else:
+        with_canary = worst_sums(replace(planned, clip_bound=3 * planned.clip_bound), factor * 10.0)
+    assert lower_bound(with_canary, worst_sums(planned, 0.0)) > gaussian_epsilon(planned.noise_multiplier, DELTA)
+
+
+@pytest.mark.parametrize(("weakened", "caught"), [(False, False), (True, True)])
+def test_the_servers_noise_is_as_booked_and_less_is_caught(weakened, caught):
+    planned = plan_for("client-central", dimension=SAMPLES)
+    used = replace(planned, central_noise_std=round(0.9 * planned.central_noise_std)) if weakened else planned
+
+    def released(value):
+        lanes = to_lanes(np.full(SAMPLES, value))  # each entry stands for a release of its own
+        return finish_round(
+            [lanes],
+            mechanism=MECHANISMS["client-central"],
+            plan=used,
+            learning_rate=1.0,
+            entropy=stream_entropy(),
+        )
+
+    bound = lower_bound(released(planned.clip_bound), released(0))
+    assert (bound > gaussian_epsilon(planned.noise_multiplier, DELTA)) is caught
+    assert bound > 1.5
+
+
+@pytest.mark.lengthy
+@pytest.mark.parametrize(("weakened", "caught"), [(False, False), (True, True)])
+def test_a_local_step_is_as_noisy_as_booked_and_half_the_variance_is_caught(weakened, caught):
+    planned = plan_for("record-local", dimension=4)
+    model = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(1, 2))
+    direction = np.array([0.0, 0.0, 1.0, -1.0]) / np.sqrt(2)  # the gradient of a record at x = 0: biases only
+    std = round(planned.step_noise_std / (np.sqrt(2) if weakened else 1))
+    entropy = stream_entropy()
+
+    def released(records):
+        update = train_privately(
+            model,
+            np.zeros(4),
+            records,
+            local_steps=1,
+            learning_rate=1.0,
+            max_grad_norm=0.3,
+            sampling_probability=Fraction(1),
+            planned_batch=Fraction(1),
+            step_noise_std=std,
+            entropy=entropy,
+            device="cpu",
+        )
+        return float(update @ direction)
+
+    one = Dataset(np.zeros((1, 1), np.float32), np.zeros(1, np.int64), ("a", "b"))
+    none = one.take(np.zeros(0, np.int64))
+    bound = lower_bound(np.array([released(one) for _ in range(1500)]), np.array([released(none) for _ in range(1500)]))
+    assert (bound > gaussian_epsilon(planned.noise_multiplier, DELTA)) is caught
+    assert bound > 1.5
+
+
+@pytest.mark.parametrize("mode", MECHANISMS)
+def test_what_leaves_is_integers_that_a_sum_of_32_bits_holds(mode):
+    planned = plan_for(mode, scale_bits=12)
+    vectors = np.array([[np.nan], [1e300], [-0.2], [0.0]])
+    grid = MECHANISMS[mode].to_grid(vectors, planned)
+    assert grid.dtype == np.int64
+    assert np.abs(grid).max() <= planned.clip_bound
+    assert grid[0, 0] == 0
+
+
+@pytest.mark.parametrize("mode", MECHANISMS)
+def test_the_accountant_knows_its_event_or_there_is_no_guarantee(mode):
+    planned = plan_for(mode)
+    if mode == "none":
+        assert planned.event is None
+        assert planned.guarantees == ()
+        return
+    assert planned.event is not None
+    assert planned.guarantee is not None
+    assert planned.guarantee.epsilon <= 4.731
+    assert planned.noise_multiplier == pytest.approx(1.0, abs=0.01)
