@@ -152,11 +152,11 @@ def test_the_servers_noise_is_as_booked_and_less_is_caught(weakened, caught):
 
 @pytest.mark.lengthy
 @pytest.mark.parametrize(("weakened", "caught"), [(False, False), (True, True)])
-def test_a_local_step_is_as_noisy_as_booked_and_half_the_variance_is_caught(weakened, caught):
+def test_a_local_step_is_as_noisy_as_booked_and_half_the_noise_is_caught(weakened, caught):
     planned = plan_for("record-local", dimension=4)
     model = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(1, 2))
     direction = np.array([0.0, 0.0, 1.0, -1.0]) / np.sqrt(2)  # the gradient of a record at x = 0: biases only
-    std = round(planned.step_noise_std / (np.sqrt(2) if weakened else 1))
+    std = round(planned.step_noise_std / (2 if weakened else 1))
     entropy = stream_entropy()
 
     def released(records):
