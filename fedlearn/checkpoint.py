@@ -15,10 +15,11 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
+from fedlearn.config import RunConfig
 from fedlearn.errors import ConfigError
 from fedlearn.privacy.clipping import Vector
 
-__all__ = ["Progress", "RunFolder"]
+__all__ = ["Progress", "RunFolder", "load_run"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,3 +109,10 @@ class RunFolder:
             raise ConfigError(f"{path} is damaged and cannot be resumed: {error}") from None
         weights = tensors.pop("weights")
         return progress, weights, {name.partition("/")[2]: values for name, values in tensors.items()}
+
+
+def load_run(path: Path) -> RunConfig:
+    """The configuration in a run folder; a user's own model is still searched where the run's file lay."""
+    config = RunConfig.load(path)
+    origin = path.parent / "origin.txt"
+    return config.found_in(Path(origin.read_text(encoding="utf-8"))) if origin.is_file() else config

@@ -14,12 +14,12 @@ from safetensors.numpy import load_file, save
 from torch import nn
 
 from fedlearn.agent.simulated import SimulatedData, data_options, load_simulated_data
-from fedlearn.checkpoint import Progress, RunFolder
+from fedlearn.checkpoint import Progress, RunFolder, load_run
 from fedlearn.config import RunConfig
 from fedlearn.data.preprocessing import Frame, preprocess_frame
 from fedlearn.errors import ConfigError, RunFailedError
 from fedlearn.flower.in_process_engine import run_in_process
-from fedlearn.flower.server_app import load_run
+from fedlearn.flower.ray_engine import run_on_ray
 from fedlearn.policy import Policy
 from fedlearn.privacy.calibration import Plan, guarantees_after
 from fedlearn.privacy.guarantee import Guarantee
@@ -177,7 +177,7 @@ def _run(folder: RunFolder, data: SimulatedData, on_round: OnRound | None) -> Ru
 _Engine = Callable[[RunFolder, SimulatedData, OnRound | None], None]
 
 
-_ENGINES: Mapping[str, _Engine] = {"in-process": run_in_process}
+_ENGINES: Mapping[str, _Engine] = {"in-process": run_in_process, "ray": run_on_ray}
 
 
 def _conclude(folder: RunFolder, data: SimulatedData) -> RunResult:

@@ -23,7 +23,7 @@ from typing import Final, Self
 from fedlearn.agent.frames import MAX_FRAME_BYTES, REFUSAL, Frame
 from fedlearn.errors import ProtocolError
 
-__all__ = ["AgentServer", "Answer", "ask", "same_user"]
+__all__ = ["AgentServer", "Answer", "ask", "is_answering", "same_user"]
 
 # (number of the client, stage, frame) -> reply
 Answer = Callable[[int, str, bytes], bytes]
@@ -145,6 +145,12 @@ def ask(path: Path, client: int, frame: bytes, *, seconds: float | None = None) 
             return _read_exactly(connection, size)
     except OSError as error:
         raise ProtocolError(f"the agent at {path} does not answer: {error}") from None
+
+
+def is_answering(path: Path) -> bool:
+    """Whether a server accepts connections at `path`."""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:
+        return connection.connect_ex(str(path)) == 0
 
 
 def _read_request(connection: socket.socket, max_frame_bytes: int) -> tuple[int, bytes]:

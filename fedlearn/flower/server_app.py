@@ -11,9 +11,10 @@ from flwr.serverapp import Grid, ServerApp
 
 from fedlearn.agent.frames import REFUSAL, Frame
 from fedlearn.agent.simulated import SimulatedData, load_simulated_data
-from fedlearn.checkpoint import Progress, RunFolder
+from fedlearn.checkpoint import Progress, RunFolder, load_run
 from fedlearn.config import RunConfig
-from fedlearn.errors import ProtocolError
+from fedlearn.errors import FedlearnError, ProtocolError
+from fedlearn.flower.failure import record_failure
 from fedlearn.flower.records import MESSAGE_TYPES, pack, unpack
 from fedlearn.flower.strategies import StrategyOptimizer
 from fedlearn.privacy.calibration import epsilon_after
@@ -23,9 +24,11 @@ from fedlearn.training.device import pick_device
 from fedlearn.training.evaluate import evaluate
 from fedlearn.vector import layout_of, read_parameters
 
-__all__ = ["app", "load_run", "make_server_app"]
+__all__ = ["app", "make_server_app"]
 
 _POLL_SECONDS: Final = 0.2
+# On Ray the nodes are known at once and answer once Ray is up, which takes long where many start at a time.
+_FIRST_REPLY_SECONDS: Final = 300
 # Position of each stage in `stage_seconds`; who a node is, is asked before the first round.
 _STAGE_SECONDS: Final = {"identify": 0, "advertise": 0, "masked": 2}
 
@@ -40,16 +43,15 @@ def make_server_app(data: SimulatedData | None = None, on_round: OnRound | None 
     @app.main()
     def main(grid: Grid, context: Context) -> None:
         path = Path(str(context.run_config["config"]))
-        coordinate(grid, RunFolder(path.parent), data or load_simulated_data(load_run(path)), on_round)
+        folder = RunFolder(path.parent)
+        try:
+            coordinate(grid, folder, data or load_simulated_data(load_run(path)), on_round)
+        except FedlearnError as error:
+            if data is None:  # in another process than whoever started the run
+                record_failure(folder, error)
+            raise
 
     return app
-
-
-def load_run(path: Path) -> RunConfig:
-    """The configuration in a run folder; a user's own model is still searched where the run's file lay."""
-    config = RunConfig.load(path)
-    origin = path.parent / "origin.txt"
-    return config.found_in(Path(origin.read_text(encoding="utf-8"))) if origin.is_file() else config
 
 
 def coordinate(grid: Grid, folder: RunFolder, data: SimulatedData, on_round: OnRound | None) -> None:
@@ -108,7 +110,8 @@ class Messenger:
         while len(nodes) < population_size and time.monotonic() < deadline:
             time.sleep(_POLL_SECONDS)  # nodes of another process come up one by one
             nodes = list(self._grid.get_node_ids())
-        replies = self._exchange("identify", nodes, Frame("identify", progress.session, 0, 0).to_bytes())
+        frame = Frame("identify", progress.session, 0, 0).to_bytes()
+        replies = self._exchange("identify", nodes, frame, patience=_FIRST_REPLY_SECONDS)
         order = sorted(replies, key=lambda node: replies[node])
         self._node_of = dict(enumerate(order))
 
@@ -127,14 +130,17 @@ class Messenger:
         lost = int(self._config.runtime.dropout * self._config.secure_aggregation.planned_cohort)
         return set(secrets.SystemRandom().sample(list(members), min(lost, len(members))))
 
-    def _exchange(self, stage: str, nodes: Sequence[int], frame: bytes) -> dict[int, bytes]:
+    def _exchange(self, stage: str, nodes: Sequence[int], frame: bytes, *, patience: int = 0) -> dict[int, bytes]:
+        """Replies until the stage's deadline, which begins to run with the first reply or after `patience` seconds."""
         content = pack(frame)
         messages = [self._grid.create_message(content, MESSAGE_TYPES[stage], node, group_id=stage) for node in nodes]
         waiting = set(self._grid.push_messages(messages)) if messages else set()
-        deadline = time.monotonic() + self._seconds(stage)
+        seconds = self._seconds(stage)
+        deadline = time.monotonic() + patience + seconds
         replies: dict[int, bytes] = {}
         while waiting:
             for message in self._grid.pull_messages(list(waiting)):
+                deadline = min(deadline, time.monotonic() + seconds)
                 waiting.discard(message.metadata.reply_to_message_id)
                 reply = _reply(message)
                 if reply is not None:

@@ -1,0 +1,32 @@
+"""`python -m fedlearn.agent.serve RUN_FOLDER SOCKET`: the agents of a simulation in a process of their own.
+
+It serves until its standard input closes, so it goes when whoever started it goes.
+"""
+
+import sys
+from pathlib import Path
+
+from fedlearn.agent.simulated import AgentPool, load_simulated_data
+from fedlearn.agent.socket import AgentServer
+from fedlearn.checkpoint import load_run
+
+__all__ = ["main"]
+
+
+def main(run_folder: Path, socket_path: Path) -> None:
+    """Serve the agents of the run in `run_folder` at `socket_path`.
+
+    Raises:
+        ConfigError: the run's data or plan cannot be used.
+    """
+    data = load_simulated_data(load_run(run_folder / "config.toml"))
+    pool = AgentPool(data, run_folder / "ledger.db")
+    try:
+        with AgentServer(socket_path, pool.handle, clients=data.population_size):
+            sys.stdin.buffer.read()
+    finally:
+        pool.close()
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]), Path(sys.argv[2]))
