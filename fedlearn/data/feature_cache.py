@@ -56,7 +56,7 @@ def cached(
 
 def _read(path: Path, shape: tuple[int, ...]) -> NDArray[np.float32] | None:
     try:
-        found = np.load(path, mmap_mode="c", allow_pickle=False)
+        found = np.lib.format.open_memmap(path, mode="c")
     except (OSError, ValueError):
         return None
     return found if found.shape == shape and found.dtype == np.dtype("<f4") else None

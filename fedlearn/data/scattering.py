@@ -63,7 +63,7 @@ def scatter(images: _Images, *, order: int, out: _Images, progress: Progress | N
 
     Guarantees:
         a record's features do not depend on the other records;
-        each group of channels of a record has mean 0 and variance 1 (less where it hardly varies, 0 if constant).
+        each group of channels of a record has mean 0 and variance 1, or less where it hardly varies.
     """
     _, height, width = scattering_shape(images.shape[1:], order)
     bank = _filters(4 * height + 2 * _MARGIN, 4 * width + 2 * _MARGIN)
