@@ -8,7 +8,7 @@ from fedlearn.crypto.keystream import Entropy
 from fedlearn.privacy.calibration import Plan
 from fedlearn.privacy.clipping import Vector
 from fedlearn.privacy.mechanisms import Mechanism
-from fedlearn.privacy.quantization import Lanes, from_lanes
+from fedlearn.privacy.quantization import Lanes, from_lanes, to_lanes
 
 __all__ = ["finish_round"]
 
@@ -29,6 +29,7 @@ def finish_round(
     total = np.zeros(plan.dimension, dtype=np.uint32)
     for lanes in contributions:
         total += lanes
-    noised = from_lanes(total) + mechanism.central_noise(plan, plan.dimension, entropy)
+    # Added modulo 2^32 too: where a sum wraps around, the noise still covers what one client moved.
+    noised = from_lanes(total + to_lanes(mechanism.central_noise(plan, plan.dimension, entropy)))
     factor = mechanism.server_factor(learning_rate)
     return noised.astype(np.float64) * (factor / float(plan.divisor * 2**plan.scale_bits))

@@ -17,7 +17,6 @@ from fedlearn.errors import ConfigError
 from fedlearn.ledger import Ledger
 from fedlearn.models import build_model, model_features
 from fedlearn.policy import Policy
-from fedlearn.privacy.accounting import best_order
 from fedlearn.privacy.calibration import Plan
 from fedlearn.training.device import pick_device
 from fedlearn.training.model_check import check_private_model
@@ -135,17 +134,12 @@ class AgentPool:
             return
         assert self.policy.privacy_unit is not None
         # In a simulation the budget is one run's, and the order of the lifetime check the plan's own best one.
-        order = best_order(
-            [(planned.ledger_event, planned.releases)],
-            delta=self.policy.max_delta,
-            epsilon_ceiling=self.policy.max_epsilon,
-        )
         self._ledger.open_dataset(
             [_dataset_id(client) for client in range(data.population_size)],
             privacy_unit=self.policy.privacy_unit,
             max_epsilon=self.policy.max_epsilon,
             max_delta=self.policy.max_delta,
-            order=order,
+            order=planned.ledger_order,
         )
 
     @property
