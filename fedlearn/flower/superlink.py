@@ -125,7 +125,7 @@ class _Run:
         # A file, because a path may hold quotes that Flower's key="value" cannot.
         overrides.write_text(tomli_w.dumps({"config": str(self._folder.file("config.toml"))}), encoding="utf-8")
         home = self._place / "flwr"
-        home.mkdir()
+        home.mkdir(exist_ok=True)
         connection = {"address": f"127.0.0.1:{self._port}", "insecure": True}
         superlink = {"default": "run", "run": connection}
         (home / "config.toml").write_text(tomli_w.dumps({"superlink": superlink}), encoding="utf-8")
