@@ -41,8 +41,8 @@ def build_linear(*, input_shape: tuple[int, ...], classes: int) -> nn.Module:
 
 def build_mlp(*, input_shape: tuple[int, ...], classes: int, hidden: Sequence[int] = (64,)) -> nn.Module:
     """A perceptron with tanh (bounded, so gradients stay short) between its layers; `hidden` lists their widths."""
-    if not hidden or not all(isinstance(width, int) and width > 0 for width in hidden):
-        raise ConfigError(f"model.options.hidden is {list(hidden)}; expected a list of layer widths, each at least 1")
+    if not isinstance(hidden, list | tuple) or not hidden or not all(type(w) is int and w > 0 for w in hidden):
+        raise ConfigError(f"model.options.hidden is {hidden!r}; expected a list of layer widths, each at least 1")
     layers: list[nn.Module] = [nn.Flatten()]
     width = prod(input_shape)
     for next_width in hidden:

@@ -1,0 +1,102 @@
+"""What every entry of `MODELS` must do; a new one is tested here unasked, once it has a line in `SHAPES`."""
+
+from fractions import Fraction
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from fedlearn.crypto.keystream import stream_entropy
+from fedlearn.data.dataset import Dataset
+from fedlearn.models import MODELS, build_model, model_features
+from fedlearn.training.evaluate import evaluate
+from fedlearn.training.local import record_sum, train_privately
+from fedlearn.training.model_check import check_private_model
+from fedlearn.vector import layout_of, read_model, read_parameters, write_model, write_parameters
+
+SHAPES = {"linear": (1, 8, 8), "mlp": (1, 8, 8), "cnn": (1, 28, 28), "scatter-linear": (1, 16, 16)}
+CLASSES = ("left", "right")
+
+every_model = pytest.mark.parametrize("name", sorted(MODELS))
+
+
+def records(name: str, count: int = 64) -> Dataset:
+    """Noisy images that are bright on the left or on the right, as the model takes them."""
+    generator = np.random.default_rng(0)
+    labels = generator.integers(0, 2, count)
+    features = generator.random((count, *SHAPES[name])).astype(np.float32) * 0.5
+    half = features.shape[-1] // 2
+    features[labels == 0, ..., :half] += 0.5
+    features[labels == 1, ..., half:] += 0.5
+    return model_features(name, options={}, dataset=Dataset(features, labels, CLASSES))
+
+
+def build(name: str, data: Dataset, seed: int = 3) -> nn.Module:
+    return build_model(name, input_shape=data.input_shape, classes=2, options={}, seed=seed)
+
+
+def test_the_table_of_shapes_is_complete() -> None:
+    assert set(SHAPES) == set(MODELS)
+
+
+@every_model
+def test_it_passes_the_private_check(name: str) -> None:
+    data = records(name, 2)
+    check_private_model(build(name, data), input_shape=data.input_shape, classes=2)
+
+
+@every_model
+def test_it_learns_from_clipped_sums(name: str) -> None:
+    data = records(name)
+    model = build(name, data)
+    weights, velocity = read_parameters(model), 0.0
+    common = {"sampling_probability": Fraction(1), "max_grad_norm": 1.0, "entropy": stream_entropy(), "device": "cpu"}
+    for _ in range(12):
+        total = record_sum(model, weights, data, **common)
+        velocity = 0.8 * velocity + total / len(data)
+        weights = weights - 0.5 * velocity
+    assert evaluate(model, weights, data, device="cpu").accuracy > 0.9
+
+
+@every_model
+def test_it_learns_in_private_steps(name: str) -> None:
+    """Noise of a hundredth of the bound: far from a guarantee, near enough to see that the direction is right."""
+    data = records(name)
+    model = build(name, data)
+    weights = read_parameters(model)
+    update = train_privately(
+        model,
+        weights,
+        data,
+        local_steps=30,
+        learning_rate=1.0,
+        max_grad_norm=1.0,
+        sampling_probability=Fraction(1, 2),
+        planned_batch=Fraction(32),
+        step_noise_std=2621,
+        entropy=stream_entropy(),
+        device="cpu",
+    )
+    assert evaluate(model, weights + update, data, device="cpu").accuracy > 0.9
+
+
+@every_model
+def test_its_parameters_survive_the_round_trip(name: str) -> None:
+    data = records(name, 2)
+    model, other = build(name, data), build(name, data, seed=4)
+    layout = layout_of(model)
+    weights = read_parameters(model)
+    write_parameters(other, read_model(write_model(weights, layout), layout))
+    assert np.array_equal(read_parameters(other), weights)
+    assert layout_of(other) == layout
+
+
+@every_model
+def test_the_seed_decides_its_start_weights_and_touches_no_generator(name: str) -> None:
+    data = records(name, 2)
+    before = torch.get_rng_state()
+    first, same, other = (read_parameters(build(name, data, seed=seed)) for seed in (1, 1, 2))
+    assert torch.equal(torch.get_rng_state(), before)
+    assert np.array_equal(first, same)
+    assert np.array_equal(first, other) == ("linear" in name)
