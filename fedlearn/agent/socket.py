@@ -129,15 +129,16 @@ class AgentServer:
 
 
 def ask(path: Path, client: int, frame: bytes, *, seconds: float | None = None) -> bytes:
-    """The reply of one client's agent to one frame; waits at most `seconds` for each part of it.
+    """The reply of one client's agent to one frame; once connected, waits at most `seconds` for each part of it.
 
     Raises:
         ProtocolError: nobody answers, or the answer is not one whole reply.
     """
     try:
         with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:
-            connection.settimeout(seconds)
+            # Waiting for a place comes first: with a timeout, Linux would fail at once where the queue is full.
             connection.connect(str(path))
+            connection.settimeout(seconds)
             connection.sendall(client.to_bytes(4, "big") + frame)
             size = int.from_bytes(_read_exactly(connection, 8), "big")
             if size > MAX_FRAME_BYTES:
