@@ -48,6 +48,10 @@ class Layout:
         flat = [np.asarray(tensors[name], dtype=np.float64).reshape(-1) for name in self.names]
         return np.concatenate(flat) if flat else np.zeros(0)
 
+    def to_bytes(self) -> bytes:
+        """Canonical bytes of the layout: those of a model without its values."""
+        return b"".join(self.header(position) for position in range(len(self.names)))
+
     def header(self, position: int) -> bytes:
         """Canonical bytes before the values of one tensor: u16 length | name | u8 dtype | u8 rank | u32 shape."""
         name, shape = self.names[position].encode(), self.shapes[position]

@@ -1,4 +1,4 @@
-"""One data holder, and the rules by which it answers.
+"""A data holder in a simulation without masking, and what all holders of one process share.
 
 * Each stage of a (session, round, attempt) is answered once. The same bytes again get the same reply; other bytes for a
   stage already answered are refused.
@@ -18,20 +18,19 @@ from torch import nn
 
 from fedlearn.agent.agreement import Agreement, agree
 from fedlearn.agent.frames import REFUSAL, Frame
+from fedlearn.agent.turns import Turn, take_turns
 from fedlearn.config import RunConfig
-from fedlearn.contribution import Contributor, contribute
+from fedlearn.contribution import Contributor
 from fedlearn.crypto.keystream import Entropy, stream_entropy
 from fedlearn.data.dataset import Dataset
-from fedlearn.errors import FedlearnError, ProtocolError, RefusedError
-from fedlearn.ledger import Ledger, Reservation
+from fedlearn.errors import FedlearnError, ProtocolError
+from fedlearn.ledger import Ledger
 from fedlearn.policy import Policy
-from fedlearn.vector import read_model
+from fedlearn.privacy.quantization import Lanes
 
-__all__ = ["Agent", "Premises", "handle_many"]
+__all__ = ["Agent", "Holder", "Premises", "handle_many"]
 
 _log = logging.getLogger(__name__)
-# Rows of a cohort are computed in chunks, so that the float64 vectors of one chunk stay below 128 MiB.
-_CHUNK_ENTRIES = 1 << 24
 
 
 @dataclass(slots=True)
@@ -71,12 +70,28 @@ class Premises:
 
 
 @dataclass(slots=True)
-class Agent:
-    """One data holder. `client_id` is 16 bytes; `records` reads its data and is called only after a reservation."""
+class Holder:
+    """Who holds which records. `client_id` has 16 bytes; `records` is called only after a reservation."""
 
     client_id: bytes
     dataset_id: str
     records: Callable[[], Dataset] = field(repr=False)
+
+    def contributor(self, agreement: Agreement, round_number: int) -> Contributor:
+        """This client in one round."""
+        seed = (agreement.config.run.seed, round_number, int.from_bytes(self.client_id, "big") % 2**63)
+        return Contributor(self.records, seed)
+
+    def log_refusal(self, error: FedlearnError) -> None:
+        """The reason stays here."""
+        _log.info("%s refuses: %s", self.dataset_id, error)
+
+
+@dataclass(slots=True)
+class Agent:
+    """One data holder whose vectors leave in the clear: a simulation with `masking = false`, and nothing else."""
+
+    holder: Holder
     premises: Premises = field(repr=False)
     _position: tuple[str, int, int] | None = None
     _agreement: Agreement | None = field(default=None, repr=False)
@@ -96,7 +111,7 @@ class Agent:
         """The reply already given to this very request; None for a stage not yet answered.
 
         Raises:
-            ProtocolError: another request for a stage that is answered, or a message of another attempt.
+            ProtocolError: another request for a stage that is answered.
         """
         if self._position != (frame.session, frame.round, frame.attempt) or frame.stage not in self._answered:
             return None
@@ -106,7 +121,11 @@ class Agent:
         return reply
 
     def advertise(self, frame: Frame) -> bytes:
-        """Stage 0: take the configuration in, or refuse it."""
+        """Stage 0: take the configuration in, or refuse it.
+
+        Raises:
+            FedlearnError: an attempt that is over, another configuration than before, or one that is not acceptable.
+        """
         position = (frame.session, frame.round, frame.attempt)
         if self._position is not None and self._position[0] == frame.session and position <= self._position:
             raise ProtocolError(f"attempt {position[1:]} after {self._position[1:]}")
@@ -115,22 +134,35 @@ class Agent:
             raise ProtocolError("the configuration changed within a session")
         agreement = self.premises.agreement(frame.body)
         self._position, self._agreement, self._answered = position, agreement, {}
-        return self.client_id
+        return self.holder.client_id
 
-    def agreed(self, frame: Frame) -> Agreement:
-        """What was agreed for the attempt that `frame` names.
+    def turn(self, frame: Frame, digest: bytes) -> Turn:
+        """This agent's turn to contribute.
 
         Raises:
             ProtocolError: stage "advertise" of this attempt was not answered.
         """
-        if self._position != (frame.session, frame.round, frame.attempt) or self._agreement is None:
+        position = (frame.session, frame.round, frame.attempt)
+        if self._position != position or self._agreement is None:
             raise ProtocolError("stage masked without stage advertise of the same attempt")
-        return self._agreement
 
-    def contributor(self, frame: Frame, agreement: Agreement) -> Contributor:
-        """This client in this attempt."""
-        seed = (agreement.config.run.seed, frame.round, int.from_bytes(self.client_id, "big") % 2**63)
-        return Contributor(self.records, seed)
+        def finish(lanes: Lanes) -> bytes:
+            return self.remember(frame, digest, lanes.astype("<u4").tobytes())
+
+        def refuse(error: FedlearnError) -> bytes:
+            self.holder.log_refusal(error)
+            return REFUSAL
+
+        return Turn(
+            dataset_id=self.holder.dataset_id,
+            position=position,
+            contributor=self.holder.contributor(self._agreement, frame.round),
+            agreement=self._agreement,
+            model=frame.body,
+            model_hash=digest,
+            finish=finish,
+            refuse=refuse,
+        )
 
     def remember(self, frame: Frame, digest: bytes, reply: bytes) -> bytes:
         """Keep the reply until the attempt ends, for the same request once more."""
@@ -138,132 +170,39 @@ class Agent:
         return reply
 
 
-@dataclass(slots=True)
-class _Request:
-    agent: Agent
-    frame: Frame
-    digest: bytes
-    reply: bytes | None = None
-
-
 def handle_many(agents: Sequence[Agent], stage: str, requests: Sequence[bytes]) -> list[bytes]:
-    """The replies of several agents of one process to one frame each, in order; `Agent.handle` is its list of one.
-
-    Reservations and releases of the whole list are one transaction each; clip, truncation and noise are per agent.
-    """
-    parsed = [_parse(agent, stage, data) for agent, data in zip(agents, requests, strict=True)]
-    waiting = [request for request in parsed if request is not None and request.reply is None]
-    if stage == "masked":
-        _contribute(waiting)
-    else:
-        for request in waiting:
-            request.reply = _answer(request)
-    return [REFUSAL if request is None or request.reply is None else request.reply for request in parsed]
+    """The replies of several agents of one process to one frame each, in order; `Agent.handle` is its list of one."""
+    answers = [_answer(agent, stage, data) for agent, data in zip(agents, requests, strict=True)]
+    turns = [answer for answer in answers if isinstance(answer, Turn)]
+    if turns:
+        premises = agents[0].premises
+        take_turns(turns, ledger=premises.ledger, entropy=premises.entropy)
+    return [(answer.reply or REFUSAL) if isinstance(answer, Turn) else answer for answer in answers]
 
 
-def _parse(agent: Agent, stage: str, data: bytes) -> _Request | None:
+def _answer(agent: Agent, stage: str, data: bytes) -> bytes | Turn:
+    """The reply, or for a vector not yet made the turn to make it."""
     try:
         frame = Frame.from_bytes(data)
         if frame.stage != stage:
             raise ProtocolError(f"a frame of stage {frame.stage} in a message of stage {stage}")
         digest = _digest(frame.body)
-        return _Request(agent, frame, digest, agent.earlier_reply(frame, digest))
-    except ProtocolError as error:
-        _refuse(agent, error)
-        return None
+        earlier = agent.earlier_reply(frame, digest)
+        if earlier is not None:
+            return earlier
+        if stage == "identify":
+            return agent.holder.client_id
+        if stage == "masked":
+            return agent.turn(frame, digest)
+        if stage != "advertise":
+            raise ProtocolError(f"stage {stage} without masking")
+        return agent.remember(frame, digest, agent.advertise(frame))
+    except FedlearnError as error:
+        agent.holder.log_refusal(error)
+        return REFUSAL
 
 
 @lru_cache(maxsize=4)
 def _digest(body: bytes) -> bytes:
     """SHA-256; a cohort is sent one and the same body."""
     return hashlib.sha256(body).digest()
-
-
-def _answer(request: _Request) -> bytes | None:
-    agent, frame = request.agent, request.frame
-    if frame.stage == "identify":
-        return agent.client_id
-    try:
-        return agent.remember(frame, request.digest, agent.advertise(frame))
-    except FedlearnError as error:
-        _refuse(agent, error)
-        return None
-
-
-def _refuse(agent: Agent, error: FedlearnError) -> None:
-    """The reason stays here."""
-    _log.info("%s refuses: %s", agent.dataset_id, error)
-
-
-def _contribute(requests: Sequence[_Request]) -> None:
-    """Stage "masked": reserve -> read and train -> release -> reply, for all requests that may."""
-    groups: dict[int, list[_Request]] = {}
-    for request in requests:
-        try:
-            groups.setdefault(id(request.agent.agreed(request.frame)), []).append(request)
-        except ProtocolError as error:
-            _refuse(request.agent, error)
-    for group in groups.values():
-        agreement = group[0].agent.agreed(group[0].frame)
-        size = max(1, _CHUNK_ENTRIES // max(1, agreement.layout.dimension))
-        reserved = _reserve(group, agreement)
-        for start in range(0, len(reserved), size):
-            _contribute_chunk(reserved[start : start + size], agreement)
-
-
-def _reserve(group: Sequence[_Request], agreement: Agreement) -> list[tuple[_Request, int | None]]:
-    """Reserve the release of each request; whoever's budget refuses is left out, before a record is read."""
-    if agreement.plan.ledger_event is None:
-        return [(request, None) for request in group]
-    ledger = group[0].agent.premises.ledger
-    entries = [_reservation(request, agreement) for request in group]
-    try:
-        return list(zip(group, ledger.reserve(entries), strict=True))
-    except RefusedError:
-        pass
-    reserved: list[tuple[_Request, int | None]] = []
-    for request, entry in zip(group, entries, strict=True):
-        try:
-            reserved.append((request, ledger.reserve([entry])[0]))
-        except RefusedError as error:
-            _refuse(request.agent, error)
-    return reserved
-
-
-def _reservation(request: _Request, agreement: Agreement) -> Reservation:
-    assert agreement.plan.ledger_event is not None
-    return Reservation(
-        dataset_id=request.agent.dataset_id,
-        session=request.frame.session,
-        round=request.frame.round,
-        attempt=request.frame.attempt,
-        event=agreement.plan.ledger_event.to_bytes(),
-        max_releases=agreement.plan.releases,
-    )
-
-
-def _contribute_chunk(chunk: Sequence[tuple[_Request, int | None]], agreement: Agreement) -> None:
-    first = chunk[0][0]
-    premises = first.agent.premises
-    try:
-        weights = read_model(first.frame.body, agreement.layout)
-        alike = [(request, row) for request, row in chunk if request.digest == first.digest]
-        if len(alike) < len(chunk):
-            raise ProtocolError("one cohort was sent different models")
-    except ProtocolError as error:
-        premises.ledger.void([row for _, row in chunk if row is not None])
-        for request, _ in chunk:
-            _refuse(request.agent, error)
-        return
-    lanes = contribute(
-        weights,
-        [request.agent.contributor(request.frame, agreement) for request, _ in chunk],
-        work=agreement.work,
-        mechanism=agreement.mechanism,
-        plan=agreement.plan,
-        entropy=premises.entropy,
-    )
-    premises.ledger.release([row for _, row in chunk if row is not None])
-    for (request, _), row_lanes in zip(chunk, lanes, strict=True):
-        reply = row_lanes.astype("<u4").tobytes()
-        request.reply = request.agent.remember(request.frame, request.digest, reply)

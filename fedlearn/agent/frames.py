@@ -12,7 +12,7 @@ from fedlearn.errors import ProtocolError
 __all__ = ["MAX_FRAME_BYTES", "REFUSAL", "STAGES", "Frame"]
 
 # Stages in the order of a round; "identify" stands outside of it.
-STAGES: Final = ("identify", "advertise", "masked")
+STAGES: Final = ("identify", "advertise", "share", "masked", "consistency", "unmask")
 MAX_FRAME_BYTES: Final = 1 << 30
 # What a refused party says, whatever the reason: it must not tell the peer why.
 REFUSAL: Final = b"fedlearn refused"

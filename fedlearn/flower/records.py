@@ -9,7 +9,14 @@ from fedlearn.errors import ProtocolError
 __all__ = ["MESSAGE_TYPES", "pack", "unpack"]
 
 # Flower routes a message by "category.action"; the action is the stage.
-MESSAGE_TYPES: Final = {"identify": "query.identify", "advertise": "query.advertise", "masked": "train.masked"}
+MESSAGE_TYPES: Final = {
+    "identify": "query.identify",
+    "advertise": "query.advertise",
+    "share": "query.share",
+    "masked": "train.masked",
+    "consistency": "query.consistency",
+    "unmask": "query.unmask",
+}
 
 _RECORD: Final = "fedlearn"
 _FIELD: Final = "frame"

@@ -1,0 +1,131 @@
+"""A data holder whose vectors leave masked: `secagg.participant` with the holder's policy, ledger and records around it."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from fedlearn.agent.agent import Holder, Premises
+from fedlearn.agent.agreement import Agreement
+from fedlearn.agent.frames import REFUSAL, Frame
+from fedlearn.agent.turns import Turn, take_turns
+from fedlearn.errors import FedlearnError, ProtocolError
+from fedlearn.roster import Roster
+from fedlearn.secagg.messages import Stage
+from fedlearn.secagg.participant import Participant
+from fedlearn.secagg.stages import Member
+from fedlearn.secagg.transcript import Position, Terms
+from fedlearn.terms import terms_of
+
+__all__ = ["MaskedAgent", "handle_many_masked"]
+
+_STAGES = {
+    "advertise": Stage.ADVERTISE,
+    "share": Stage.SHARE,
+    "masked": Stage.MASK,
+    "consistency": Stage.CONSISTENCY,
+    "unmask": Stage.UNMASK,
+}
+
+
+@dataclass(slots=True)
+class _Session:
+    """One run at this holder. The configuration is pinned by the first one that was accepted."""
+
+    participant: Participant
+    config: bytes | None = None
+    agreement: Agreement | None = None
+
+
+@dataclass(slots=True)
+class MaskedAgent:
+    """One data holder. Sessions share the ledger and nothing else."""
+
+    holder: Holder
+    member: Member
+    roster: Roster
+    premises: Premises = field(repr=False)
+    _sessions: dict[str, _Session] = field(default_factory=dict, repr=False)
+
+    def handle(self, stage: str, request: bytes) -> bytes:
+        """The reply to one frame; never an exception, never a reason.
+
+        Guarantees:
+            nothing that depends on records leaves but the masked, noised vector of stage "masked";
+            a refusal is the same bytes for every stage and reason, signed like every reply.
+        """
+        return handle_many_masked([self], stage, [request])[0]
+
+    def session(self, name: str) -> _Session:
+        """The session of that name, begun if it is new."""
+        if name not in self._sessions:
+            self._sessions[name] = session = _Session(
+                Participant(
+                    self.member,
+                    bytes.fromhex(name),
+                    entropy=self.premises.entropy,
+                    agree=lambda config: self._agree(session, config),
+                    advance=lambda number, attempt: self._advance(name, number, attempt),
+                    on_refusal=lambda stage, error: self.holder.log_refusal(error),
+                )
+            )
+        return self._sessions[name]
+
+    def turn(self, frame: Frame) -> bytes | Turn:
+        """The reply to stage "masked", or the turn to make it."""
+        session = self.session(frame.session)
+        participant = session.participant
+        work = participant.begin_masked(position_of(frame), frame.body)
+        if isinstance(work, bytes):
+            return work
+        assert session.agreement is not None, "stage 0 was answered"
+        return Turn(
+            dataset_id=self.holder.dataset_id,
+            position=(frame.session, frame.round, frame.attempt),
+            contributor=self.holder.contributor(session.agreement, frame.round),
+            agreement=session.agreement,
+            model=work.model,
+            model_hash=work.model_hash,
+            finish=lambda lanes: participant.finish_masked(work, lanes),
+            refuse=lambda error: participant.give_up(work, error),
+            stopped=lambda: work.stopped,
+        )
+
+    def _agree(self, session: _Session, config: bytes) -> Terms:
+        if session.config not in (None, config):
+            raise ProtocolError("the configuration changed within a session")
+        agreement = self.premises.agreement(config)
+        session.config, session.agreement = config, agreement
+        return terms_of(agreement.config, agreement.plan, agreement.layout, self.roster.sha256)
+
+    def _advance(self, session: str, round_number: int, attempt: int) -> None:
+        self.premises.ledger.advance(self.holder.dataset_id, session, round_number, attempt)
+
+
+def position_of(frame: Frame) -> Position:
+    """The attempt that a frame's header names."""
+    return Position(bytes.fromhex(frame.session), frame.round, frame.attempt)
+
+
+def handle_many_masked(agents: Sequence[MaskedAgent], stage: str, requests: Sequence[bytes]) -> list[bytes]:
+    """The replies of several agents of one process to one frame each, in order; `handle` is its list of one."""
+    answers = [_answer(agent, stage, data) for agent, data in zip(agents, requests, strict=True)]
+    turns = [answer for answer in answers if isinstance(answer, Turn)]
+    if turns:
+        premises = agents[0].premises
+        take_turns(turns, ledger=premises.ledger, entropy=premises.entropy)
+    return [(answer.reply or REFUSAL) if isinstance(answer, Turn) else answer for answer in answers]
+
+
+def _answer(agent: MaskedAgent, stage: str, data: bytes) -> bytes | Turn:
+    try:
+        frame = Frame.from_bytes(data)
+        if frame.stage != stage:
+            raise ProtocolError(f"a frame of stage {frame.stage} in a message of stage {stage}")
+        if stage == "identify":
+            return agent.holder.client_id
+        if stage == "masked":
+            return agent.turn(frame)
+        participant = agent.session(frame.session).participant
+        return participant.answer(_STAGES[stage], position_of(frame), frame.body)
+    except FedlearnError as error:  # a frame whose header cannot be read gets no signed reply
+        agent.holder.log_refusal(error)
+        return REFUSAL

@@ -1,0 +1,116 @@
+"""Stage "masked" for a whole cohort: reserve -> read records and train -> release -> reply, and in no other order."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+from fedlearn.agent.agreement import Agreement
+from fedlearn.contribution import Contributor, contribute
+from fedlearn.crypto.keystream import Entropy
+from fedlearn.errors import FedlearnError, ProtocolError, RefusedError
+from fedlearn.ledger import Ledger, Reservation
+from fedlearn.privacy.quantization import Lanes
+from fedlearn.vector import read_model
+
+__all__ = ["Turn", "take_turns"]
+
+# Rows of a cohort are computed in chunks, so that the float64 vectors of one chunk stay below 128 MiB.
+_CHUNK_ENTRIES = 1 << 24
+
+
+@dataclass(slots=True)
+class Turn:
+    """One client's turn to contribute. Exactly one of `finish` and `refuse` is called; `reply` is what it gave.
+
+    `stopped` says whether the attempt was ended meanwhile, so that nothing must be released for it.
+    """
+
+    dataset_id: str
+    position: tuple[str, int, int]  # session, round, attempt
+    contributor: Contributor
+    agreement: Agreement
+    model: bytes | memoryview = field(repr=False)
+    model_hash: bytes
+    finish: Callable[[Lanes], bytes]
+    refuse: Callable[[FedlearnError], bytes]
+    stopped: Callable[[], bool] = lambda: False
+    reply: bytes | None = None
+    reservation: int | None = None
+
+
+def take_turns(turns: Sequence[Turn], *, ledger: Ledger, entropy: Entropy) -> None:
+    """Answer all turns. Reservations and releases are one transaction each; clip, truncation and noise are per client.
+
+    Guarantees:
+        no record is read for a turn whose release the ledger refuses, and no row of it stays behind;
+        no byte of a vector is made into a reply before its release is on disk.
+    """
+    groups: dict[tuple[int, bytes], list[Turn]] = {}
+    for turn in turns:
+        groups.setdefault((id(turn.agreement), turn.model_hash), []).append(turn)
+    for group in groups.values():
+        agreement = group[0].agreement
+        reserved = _reserve(group, ledger)
+        size = max(1, _CHUNK_ENTRIES // max(1, agreement.layout.dimension))
+        for first in range(0, len(reserved), size):
+            _contribute(reserved[first : first + size], ledger=ledger, entropy=entropy)
+
+
+def _reserve(group: Sequence[Turn], ledger: Ledger) -> Sequence[Turn]:
+    """Reserve the release of each turn; whoever's budget refuses is answered with a refusal and left out."""
+    if group[0].agreement.plan.ledger_event is None:
+        return group
+    entries = [_reservation(turn) for turn in group]
+    try:
+        for turn, reservation in zip(group, ledger.reserve(entries), strict=True):
+            turn.reservation = reservation
+        return group
+    except RefusedError:
+        pass  # one of them: ask for each by itself
+    reserved = []
+    for turn, entry in zip(group, entries, strict=True):
+        try:
+            turn.reservation = ledger.reserve([entry])[0]
+            reserved.append(turn)
+        except RefusedError as error:
+            turn.reply = turn.refuse(error)
+    return reserved
+
+
+def _reservation(turn: Turn) -> Reservation:
+    event = turn.agreement.plan.ledger_event
+    assert event is not None
+    session, round_number, attempt = turn.position
+    return Reservation(
+        dataset_id=turn.dataset_id,
+        session=session,
+        round=round_number,
+        attempt=attempt,
+        event=event.to_bytes(),
+        max_releases=turn.agreement.plan.releases,
+    )
+
+
+def _contribute(chunk: Sequence[Turn], *, ledger: Ledger, entropy: Entropy) -> None:
+    agreement = chunk[0].agreement
+    try:
+        weights = read_model(bytes(chunk[0].model), agreement.layout)
+    except ProtocolError as error:
+        ledger.void([turn.reservation for turn in chunk if turn.reservation is not None])
+        for turn in chunk:
+            turn.reply = turn.refuse(error)
+        return
+    lanes = contribute(
+        weights,
+        [turn.contributor for turn in chunk],
+        work=agreement.work,
+        mechanism=agreement.mechanism,
+        plan=agreement.plan,
+        entropy=entropy,
+    )
+    stopped = [turn.stopped() for turn in chunk]
+    ledger.void([t.reservation for t, ended in zip(chunk, stopped, strict=True) if ended and t.reservation is not None])
+    ledger.release(
+        [t.reservation for t, ended in zip(chunk, stopped, strict=True) if not ended and t.reservation is not None]
+    )
+    for turn, row, ended in zip(chunk, lanes, stopped, strict=True):
+        turn.reply = turn.refuse(ProtocolError("the attempt was ended meanwhile")) if ended else turn.finish(row)

@@ -1,0 +1,101 @@
+"""One attempt of a round at the coordinator: from a cohort to the sum of what it sent, masked or in the clear."""
+
+import hashlib
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from fedlearn.privacy.quantization import Lanes
+from fedlearn.roster import Roster
+from fedlearn.secagg.aggregator import Aggregator, AttemptFailedError
+from fedlearn.secagg.messages import Stage
+from fedlearn.secagg.transcript import Context, Position, Terms
+
+__all__ = ["STAGE_NAMES", "Attempt", "AttemptFailedError", "Summed", "masked_attempt", "plain_attempt"]
+
+# The stages' names in messages, in the order of `Stage`.
+STAGE_NAMES = ("advertise", "share", "masked", "consistency", "unmask")
+
+_log = logging.getLogger(__name__)
+
+# Sends each member (its position in the roster) its body of one stage; returns the replies that came in time.
+Ask = Callable[[str, Mapping[int, bytes]], dict[int, bytes]]
+
+
+@dataclass(frozen=True, slots=True)
+class Summed:
+    """What an attempt gave: (d,) lanes modulo 2^32, and how many clients they are the sum of."""
+
+    lanes: Lanes = field(repr=False)
+    survivors: int
+
+
+@dataclass(frozen=True, slots=True)
+class Attempt:
+    """One attempt to be made. `before_vectors` makes it durable that vectors are asked for: from then on it is spent."""
+
+    cohort: Sequence[int]
+    config: bytes = field(repr=False)
+    model: bytes = field(repr=False)
+    dimension: int
+    min_survivors: int
+    ask: Ask
+    before_vectors: Callable[[], None]
+
+
+def plain_attempt(attempt: Attempt) -> Summed:
+    """Masking off (simulation only): the coordinator sees each client's vector.
+
+    Raises:
+        AttemptFailedError: fewer than `min_survivors` accept, or send a vector.
+    """
+    agreed = attempt.ask("advertise", dict.fromkeys(attempt.cohort, attempt.config))
+    _require(len(agreed), attempt.min_survivors, "accept the run; what each refuses stands in its own log")
+    attempt.before_vectors()
+    replies = attempt.ask("masked", dict.fromkeys(sorted(agreed), attempt.model))
+    vectors = [np.frombuffer(reply, "<u4") for reply in replies.values() if len(reply) == 4 * attempt.dimension]
+    _require(len(vectors), attempt.min_survivors, "sent a vector")
+    total = np.zeros(attempt.dimension, dtype=np.uint32)
+    for vector in vectors:
+        total += vector
+    return Summed(total, len(vectors))
+
+
+def masked_attempt(attempt: Attempt, *, terms: Terms, roster: Roster, position: Position) -> Summed:
+    """The five stages of secure aggregation: the coordinator learns the sum and who is in it.
+
+    Raises:
+        AttemptFailedError: too few clients in a stage, or what they sent does not add up; nothing is unmasked.
+    """
+    ids = [entry.client_id for entry in roster.members]
+    members = {client_id: member for member, client_id in enumerate(ids)}
+    context = Context(position, hashlib.sha256(attempt.model).digest(), terms)
+    aggregator = Aggregator(
+        context,
+        attempt.config,
+        model=attempt.model,
+        roster=roster.keys,
+        asked=[ids[member] for member in attempt.cohort],
+    )
+    try:
+        for stage, name in zip(Stage, STAGE_NAMES, strict=True):
+            if stage is Stage.MASK:
+                attempt.before_vectors()
+            bodies = {members[client]: request.to_bytes() for client, request in aggregator.requests().items()}
+            for member, reply in sorted(attempt.ask(name, bodies).items()):
+                aggregator.receive(stage, ids[member], reply)
+            aggregator.close_stage()
+        result = aggregator.unmask()
+    finally:
+        for incident in aggregator.incidents:
+            _log.info("stage %s, client %s: %s", incident.stage.name, incident.client_id.hex(), incident.reason)
+    return Summed(result.lanes, len(result.survivors))
+
+
+def _require(count: int, least: int, did: str) -> None:
+    if count < least:
+        raise AttemptFailedError(f"{count} clients {did}; expected at least min_survivors = {least}")
+
+
