@@ -1,0 +1,21 @@
+"""Labels: one a purpose. Whatever is hashed, derived or signed in this protocol starts with its own (secagg.md 2)."""
+
+from typing import Final
+
+__all__ = ["DERIVATION_LABELS", "HASH_LABELS", "SIGNATURE_LABELS", "label"]
+
+_PREFIX: Final = b"fedlearn/secagg/v1/"
+
+HASH_LABELS: Final = ("b", "check", "ctx", "refuse", "u1", "u2")
+DERIVATION_LABELS: Final = ("box", "pair", "self")
+# What a roster key may sign: an advert, a set of survivors, a reply, what was booked, the joining of a federation.
+SIGNATURE_LABELS: Final = ("adv", "u3", "reply", "attest", "join")
+
+_KNOWN: Final = frozenset(HASH_LABELS + DERIVATION_LABELS + SIGNATURE_LABELS)
+
+
+def label(purpose: str) -> bytes:
+    """L(purpose): u8 length of what follows | "fedlearn/secagg/v1/" | purpose. No label is the beginning of another."""
+    assert purpose in _KNOWN, f"{purpose!r} is not a purpose of this protocol"
+    name = _PREFIX + purpose.encode("ascii")
+    return bytes([len(name)]) + name
