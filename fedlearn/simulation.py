@@ -30,7 +30,7 @@ from fedlearn.training.device import pick_device
 from fedlearn.training.evaluate import Scores, evaluate
 from fedlearn.vector import layout_of, write_parameters
 
-__all__ = ["RoundResult", "RunResult", "load_model", "plan", "resume", "simulate"]
+__all__ = ["RoundResult", "RunResult", "check_output", "load_model", "plan", "resume", "simulate"]
 
 _UNPROTECTED = (
     "the moment of a reply: how long a client's training takes",
@@ -150,6 +150,16 @@ def load_model(run_dir: Path | str) -> nn.Module:
     return model.eval()
 
 
+def check_output(path: Path) -> None:
+    """Refuse a run folder that is there already and not empty.
+
+    Raises:
+        ConfigError: it is; nothing was touched.
+    """
+    if path.exists() and (not path.is_dir() or any(path.iterdir())):
+        raise ConfigError(f"--output {path}: exists and is not empty; name a new folder, nothing was overwritten")
+
+
 def _new_folder(config: RunConfig, output: Path | str | None) -> RunFolder:
     scenario = config.source.stem if config.source else "run"
     moment = datetime.now(UTC).strftime("%Y%m%d-%H%M%S")
@@ -159,8 +169,7 @@ def _new_folder(config: RunConfig, output: Path | str | None) -> RunFolder:
         while path.exists():
             attempt += 1
             path = Path("runs") / f"{moment}-{scenario}-{attempt}"
-    if path.exists() and (not path.is_dir() or any(path.iterdir())):
-        raise ConfigError(f"--output {path}: exists and is not empty; name a new folder, nothing was overwritten")
+    check_output(path)
     try:
         path.mkdir(parents=True, exist_ok=True)
     except OSError as error:

@@ -2,11 +2,12 @@
 
 import difflib
 from collections.abc import Iterable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from pydantic import BaseModel
+if TYPE_CHECKING:
+    from pydantic import BaseModel  # the command line answers a mistyped option without it
 
-__all__ = ["nearest", "sentence_of"]
+__all__ = ["nearest", "one_line", "sentence_of"]
 
 _EXPECTED = {
     "int_type": "an integer",
@@ -38,6 +39,12 @@ def nearest(name: str, known: Iterable[str]) -> str | None:
     return best[1] if best[0] >= 0.7 else None
 
 
+def one_line(sentence: str) -> str:
+    """`sentence` on one line, with whatever a terminal would obey written out: keys and values are the user's text."""
+    text = " ".join(sentence.splitlines())
+    return "".join(sign if sign.isprintable() else repr(sign)[1:-1] for sign in text)
+
+
 def _likeness(name: str, candidate: str) -> float:
     def ratio(a: str, b: str) -> float:
         return difflib.SequenceMatcher(None, a, b).ratio()
@@ -52,7 +59,7 @@ def _words(name: str) -> list[str]:
     return name.replace("-", "_").split("_")
 
 
-def sentence_of(error: Any, model: type[BaseModel]) -> str:
+def sentence_of(error: Any, model: "type[BaseModel]") -> str:
     """One sentence for one error of pydantic: place, what was expected, what came, the nearest valid name."""
     path = [str(part) for part in error["loc"]]
     place = ".".join(part for part in path if not _is_alternative(part))
@@ -83,7 +90,7 @@ def _is_alternative(part: str) -> bool:
     return "[" in part or part.startswith("constrained-") or part in ("int", "float", "str", "bool")
 
 
-def _unknown_key(path: list[str], model: type[BaseModel]) -> str:
+def _unknown_key(path: list[str], model: "type[BaseModel]") -> str:
     *sections, key = path
     place = ".".join(path)
     known = _fields_at(model, sections)
@@ -91,21 +98,27 @@ def _unknown_key(path: list[str], model: type[BaseModel]) -> str:
     if hint:
         return f"{place} is not a key of a run; did you mean {'.'.join([*sections, hint])}?"
     for name, field in model.model_fields.items():
-        inner = field.annotation
-        if isinstance(inner, type) and issubclass(inner, BaseModel) and (hint := nearest(key, inner.model_fields)):
+        if hint := nearest(key, _keys_of(field.annotation) or ()):
             return f"{place} is not a key of a run; did you mean {name}.{hint}?"
     what = "key" if sections else "section"
     return f"{place} is not a {what} of a run; expected one of {', '.join(sorted(known))}"
 
 
-def _fields_at(model: type[BaseModel], sections: list[str]) -> list[str]:
+def _fields_at(model: "type[BaseModel]", sections: list[str]) -> list[str]:
+    keys: list[str] = list(model.model_fields)
+    at: Any = model
     for section in sections:
-        field = model.model_fields.get(section)
-        inner = field.annotation if field else None
-        if not (isinstance(inner, type) and issubclass(inner, BaseModel)):
-            return ["low", "high", "values", "impute", "missing"]
-        model = inner
-    return list(model.model_fields)
+        at = at.model_fields[section].annotation if section in at.model_fields else None
+        if (inner := _keys_of(at)) is None:
+            return ["low", "high", "values", "impute", "missing"]  # the only table below a section is a column's
+        keys = inner
+    return keys
+
+
+def _keys_of(annotation: Any) -> list[str] | None:
+    """The keys of a section; None for the type of a value."""
+    fields = getattr(annotation, "model_fields", None)
+    return list(fields) if fields is not None else None
 
 
 def _shown(value: object) -> str:

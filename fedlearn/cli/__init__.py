@@ -1,14 +1,23 @@
-"""The command line: one sentence and an exit code for a user's mistake, never a traceback. No logic lives here."""
+"""The command line: one sentence and an exit code for a user's mistake, never a traceback. No logic lives here.
+
+Whatever is slow to import is imported inside the commands, so that `fedlearn --help` answers at once.
+"""
 
 import sys
+from collections.abc import Sequence
+from typing import Final, NoReturn
 
+import click
 import typer
-from rich.console import Console
 
 from fedlearn.cli import checks, simulate
-from fedlearn.errors import FedlearnError
+from fedlearn.errors import FedlearnError, RunFailedError
+from fedlearn.wording import nearest, one_line
 
 __all__ = ["app", "main"]
+
+_USAGE: Final = 2
+_INTERRUPTED: Final = 130
 
 app = typer.Typer(
     name="fedlearn",
@@ -26,10 +35,43 @@ app.command("report")(checks.report)
 def main() -> None:
     """Entry point of the console script."""
     try:
-        app()
+        code = app(prog_name="fedlearn", standalone_mode=False)
+    except click.exceptions.NoArgsIsHelpError as error:
+        error.show()
+        sys.exit(_USAGE)
+    except click.UsageError as error:
+        _fail(_usage_sentence(error), _USAGE)
     except FedlearnError as error:
-        Console(stderr=True).print(f"fedlearn: {error}", style="red", markup=False, highlight=False, soft_wrap=True)
-        sys.exit(error.exit_code)
-    except KeyboardInterrupt:
-        Console(stderr=True).print("fedlearn: interrupted; what was released counts, the run folder is intact")
-        sys.exit(130)
+        _fail(str(error), error.exit_code)
+    except OSError as error:
+        if error.filename is None:
+            raise
+        _fail(f"{error.filename}: {error.strerror}; the run could not go on", RunFailedError.exit_code)
+    except (KeyboardInterrupt, click.Abort):
+        code = _INTERRUPTED
+    if code == _INTERRUPTED:
+        _fail("interrupted; what was released counts, the run folder is intact", _INTERRUPTED)
+
+
+def _fail(sentence: str, code: int) -> NoReturn:
+    typer.secho(f"fedlearn: {one_line(sentence)}", err=True, fg="red")
+    sys.exit(code)
+
+
+def _usage_sentence(error: click.UsageError) -> str:
+    """What is wrong with the line that was typed, the nearest valid name, and where help is."""
+    context = error.ctx
+    where = f"see {context.command_path if context else 'fedlearn'} --help"
+    if context and isinstance(error, click.NoSuchOption):
+        names = [name for parameter in context.command.get_params(context) for name in parameter.opts]
+        return f"{error.option_name}: no such option{_meant(error.option_name, names)}; {where}"
+    if context and isinstance(error, click.exceptions.NoSuchCommand) and isinstance(context.command, click.Group):
+        names = context.command.list_commands(context)
+        return f"{error.command_name}: no such command{_meant(error.command_name, names)}; {where}"
+    message = error.format_message()
+    return f"{message[0].lower()}{message[1:].rstrip('.')}; {where}"
+
+
+def _meant(name: str, names: Sequence[str]) -> str:
+    hint = nearest(name, names)
+    return f" (did you mean {hint}?)" if hint else ""

@@ -5,11 +5,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.console import Console
-from rich.table import Table
 
 from fedlearn.cli.statements import guarantee_lines
-from fedlearn.config import RunConfig
 from fedlearn.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -17,17 +14,20 @@ if TYPE_CHECKING:
 
 __all__ = ["plan", "report"]
 
-_out = Console(highlight=False)
-
 
 def plan(
-    scenario: Annotated[str, typer.Argument(help="A shipped scenario, or a run's TOML file.")],
+    scenario: Annotated[str, typer.Argument(hidden=True)],
     set_: Annotated[list[str] | None, typer.Option("--set", help="section.key=value, any number of times.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object as the last line.")] = False,
 ) -> None:
-    """Show what a run would guarantee and cost, without running it; refuse what cannot be private."""
+    """Show what a run would guarantee and cost, without running it; refuse what cannot be private.
+
+    SCENARIO is the name of a shipped scenario or a run's TOML file.
+    """
+    from fedlearn.config import RunConfig
+
     config = RunConfig.load(scenario, set_ or [])
-    from fedlearn import simulation
+    from fedlearn import simulation  # torch loads here: a wrong key is answered before
 
     try:
         planned = simulation.plan(config)
@@ -43,7 +43,6 @@ def plan(
 
 
 def _show(planned: "Plan", *, masking: bool) -> None:
-    table = Table(show_header=False, box=None)
     rows = {
         "mode": planned.mode,
         "noise multiplier": f"{planned.noise_multiplier:g}",
@@ -57,16 +56,15 @@ def _show(planned: "Plan", *, masking: bool) -> None:
         "largest scale_bits": str(planned.largest_scale_bits),
     }
     for name, value in rows.items():
-        table.add_row(name, value)
-    _out.print(table)
+        typer.echo(f" {name:25}{value}")
     for line in guarantee_lines(planned.guarantees, masking=masking):
-        _out.print(line, markup=False, soft_wrap=True)
+        typer.echo(line)
     for warning in planned.warnings:
-        _out.print(f"warning: {warning}", markup=False, soft_wrap=True, style="yellow")
+        typer.secho(f"warning: {warning}", fg="yellow")
 
 
-def report(run: Annotated[Path, typer.Argument(help="A run folder.")]) -> None:
-    """Draw a run's report.html again."""
+def report(run: Annotated[Path, typer.Argument(hidden=True)]) -> None:
+    """Draw the report.html of the run folder RUN again."""
     from fedlearn.report import write_report
 
     typer.echo(str(write_report(run)))

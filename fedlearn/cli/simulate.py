@@ -1,103 +1,83 @@
 """`fedlearn simulate`: many clients on one machine."""
 
 import json
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from statistics import fmean
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from fedlearn.cli.statements import guarantee_lines, percent
-from fedlearn.config import RunConfig
 from fedlearn.errors import ConfigError
 from fedlearn.shipped import scenario_names, scenario_path
 
 if TYPE_CHECKING:
-    from fedlearn.rounds import RoundResult
+    from fedlearn.config import RunConfig
     from fedlearn.simulation import RunResult
 
 __all__ = ["simulate"]
 
-_err = Console(stderr=True, highlight=False)
-
 
 def simulate(
-    scenario: Annotated[str, typer.Argument(help="A shipped scenario, or a run's TOML file.")] = "digits",
+    scenario: Annotated[str | None, typer.Argument(hidden=True)] = None,
     set_: Annotated[list[str] | None, typer.Option("--set", help="section.key=value, any number of times.")] = None,
     output: Annotated[Path | None, typer.Option(help="Run folder; by default runs/<time>-<scenario>.")] = None,
     engine: Annotated[str | None, typer.Option(help="in-process or ray; the same as --set runtime.engine=...")] = None,
     resume: Annotated[Path | None, typer.Option(help="Go on with the interrupted run in this folder.")] = None,
-    repeat: Annotated[int, typer.Option(min=1, help="Run so many times with fresh noise.")] = 1,
+    repeat: Annotated[int, typer.Option(help="Run so many times with fresh noise.", show_default=False)] = 1,
     list_: Annotated[bool, typer.Option("--list", help="List the shipped scenarios.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object as the last line.")] = False,
 ) -> None:
-    """Simulate a federation on this machine and write a run folder with model, metrics, events and report."""
+    """Simulate a federation on this machine and write a run folder with model, metrics, events and report.
+
+    SCENARIO is the name of a shipped scenario (see --list) or a run's TOML file; left out, it is digits.
+    """
     if list_:
         _list_scenarios()
         return
+    if repeat < 1:
+        raise ConfigError(f"--repeat is {repeat}; expected an integer of at least 1")
     overrides = [*(set_ or []), *([f"runtime.engine={engine}"] if engine else [])]
     if resume is not None:
-        if overrides or output is not None or repeat > 1:
-            raise ConfigError("--resume goes on with a run as it is; leave out --set, --output, --engine and --repeat")
+        if scenario or overrides or output is not None or repeat > 1:
+            raise ConfigError(
+                "--resume goes on with a run as it is; leave out the scenario, --set, --output, --engine and --repeat"
+            )
         results = [_resume(resume)]
     else:
-        config = RunConfig.load(scenario, overrides)
-        results = [_simulate(config, _numbered(output, number, repeat)) for number in range(1, repeat + 1)]
+        from fedlearn.config import RunConfig
+
+        config = RunConfig.load(scenario or "digits", overrides)
+        results = _simulate(config, output, repeat)
     _tell(results, as_json=as_json)
 
 
-def _simulate(config: RunConfig, output: Path | None) -> "RunResult":
+def _simulate(config: "RunConfig", output: Path | None, repeat: int) -> list["RunResult"]:
     from fedlearn import simulation  # torch and flwr load here, so that --help stays quick
+    from fedlearn.cli.display import live_display
 
-    with _display(config) as (on_round, progress):
-        return simulation.simulate(config, on_round, output=output, progress=progress)
+    if output is not None and repeat > 1:
+        simulation.check_output(output)  # each run gets a folder of its own in it
+    results = []
+    for number in range(1, repeat + 1):
+        with live_display(config) as (on_round, progress):
+            folder = output / str(number) if output is not None and repeat > 1 else output
+            results.append(simulation.simulate(config, on_round, output=folder, progress=progress))
+    return results
 
 
 def _resume(folder: Path) -> "RunResult":
-    from fedlearn import simulation
+    from fedlearn.config import RunConfig
 
     config_file = folder / "config.toml"
     if not config_file.is_file():
         raise ConfigError(f"--resume {folder}: no run folder; expected one with config.toml")
-    with _display(RunConfig.load(config_file)) as (on_round, progress):
+    config = RunConfig.load(config_file)
+    from fedlearn import simulation
+    from fedlearn.cli.display import live_display
+
+    with live_display(config) as (on_round, progress):
         return simulation.resume(folder, on_round, progress=progress)
-
-
-def _numbered(output: Path | None, number: int, repeat: int) -> Path | None:
-    return output / str(number) if output is not None and repeat > 1 else output
-
-
-@contextmanager
-def _display(
-    config: RunConfig,
-) -> Iterator[tuple[Callable[["RoundResult"], None], Callable[[int, int], None]]]:
-    """Round, accuracy on public data, epsilon spent of the budget, time left; quiet where there is no terminal."""
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        TextColumn("{task.completed}/{task.total}"),
-        TextColumn("{task.fields[state]}"),
-        TimeElapsedColumn(),
-        TimeRemainingColumn(),
-    )
-    target, rounds = config.privacy.target_epsilon, config.run.rounds
-    with Progress(*columns, console=_err, transient=True, disable=not _err.is_terminal) as bar:
-        features = bar.add_task("features", total=None, visible=False, state="")
-        task = bar.add_task("round", total=rounds, state="")
-
-        def on_round(result: "RoundResult") -> None:
-            accuracy = "not evaluated" if result.accuracy is None else f"accuracy {percent(result.accuracy)}"
-            spent = "NOT PRIVATE" if result.epsilon is None else f"epsilon {result.epsilon:.2f} of {target:g}"
-            bar.update(task, completed=result.round, state=f"{accuracy}, {spent}")
-
-        def on_features(done: int, total: int) -> None:
-            bar.update(features, completed=done, total=total, visible=done < total)
-
-        yield on_round, on_features
 
 
 def _tell(results: list["RunResult"], *, as_json: bool) -> None:
@@ -109,14 +89,18 @@ def _tell(results: list["RunResult"], *, as_json: bool) -> None:
         told["accuracy"] = fmean(scored) if scored else None
     accuracy = "not evaluated" if told["accuracy"] is None else f"accuracy {percent(told['accuracy'])}"
     many = f", mean of {len(results)} runs ({percent(min(scored))} to {percent(max(scored))})" if scored[1:] else ""
-    _err.print(f"{accuracy}{many} after {last.rounds} rounds, {last.seconds_per_round:.3f} s a round", markup=False)
+    _say(f"{accuracy}{many} after {last.rounds} rounds, {last.seconds_per_round:.3f} s a round")
     if len(results) > 1:
-        _err.print("The guarantee is that of one run; several runs on the same data add up.", markup=False)
+        _say("The guarantee is that of one run; several runs on the same data add up.")
     for line in guarantee_lines(last.guarantees, masking=last.masking):
-        _err.print(line, markup=False, soft_wrap=True)
-    _err.print(f"Run folder: {last.run_dir} (open {last.run_dir / 'report.html'})", markup=False, soft_wrap=True)
+        _say(line)
+    _say(f"Run folder: {last.run_dir} (open {last.run_dir / 'report.html'})")
     if as_json:
         typer.echo(json.dumps(told))
+
+
+def _say(line: str) -> None:
+    typer.echo(line, err=True)
 
 
 def _list_scenarios() -> None:

@@ -1,0 +1,46 @@
+"""What a person sees while a run goes on, on stderr: quiet where there is no terminal."""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+from fedlearn.cli.statements import percent
+
+if TYPE_CHECKING:
+    from fedlearn.config import RunConfig
+    from fedlearn.rounds import RoundResult
+
+__all__ = ["live_display"]
+
+
+@contextmanager
+def live_display(
+    config: "RunConfig",
+) -> Iterator[tuple[Callable[["RoundResult"], None], Callable[[int, int], None]]]:
+    """Round, accuracy on public data, epsilon spent of the budget, time left; gives (on_round, on_features)."""
+    console = Console(stderr=True, highlight=False)
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        TextColumn("{task.completed}/{task.total}"),
+        TextColumn("{task.fields[state]}"),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+    )
+    target, rounds = config.privacy.target_epsilon, config.run.rounds
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
+        features = bar.add_task("features", total=None, visible=False, state="")
+        task = bar.add_task("round", total=rounds, state="")
+
+        def on_round(result: "RoundResult") -> None:
+            accuracy = "not evaluated" if result.accuracy is None else f"accuracy {percent(result.accuracy)}"
+            spent = "NOT PRIVATE" if result.epsilon is None else f"epsilon {result.epsilon:.2f} of {target:g}"
+            bar.update(task, completed=result.round, state=f"{accuracy}, {spent}")
+
+        def on_features(done: int, total: int) -> None:
+            bar.update(features, completed=done, total=total, visible=done < total)
+
+        yield on_round, on_features

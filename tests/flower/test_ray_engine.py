@@ -1,0 +1,166 @@
+"""The Ray engine: the model of the in-process engine, and no process left behind, however a run ends."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+import pytest
+from safetensors.numpy import load_file
+
+import fedlearn
+from fedlearn.checkpoint import RunFolder
+from fedlearn.config import RunConfig
+from fedlearn.errors import BudgetExceededError, ConfigError, RunFailedError
+from fedlearn.flower.failure import forget_failure, raise_failure, record_failure
+from fedlearn.flower.process_tree import adopt_orphans, descendants
+from fedlearn.simulation import resume
+
+ray_run = pytest.mark.timeout(300)
+
+
+@contextmanager
+def nothing_left(within: float = 0.0) -> Iterator[None]:
+    """Fails where a process started inside still runs `within` seconds after it; orphans come to this process."""
+    adopt_orphans()
+    before = set(descendants(os.getpid()))
+    yield
+    deadline = time.monotonic() + within
+    while (left := _running(before)) and time.monotonic() < deadline:
+        time.sleep(0.2)
+    assert not left
+
+
+def _running(before: set[int]) -> list[str]:
+    running = []
+    for process in set(descendants(os.getpid())) - before:
+        state = Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0]
+        if state != "Z":
+            running.append(Path(f"/proc/{process}/cmdline").read_text())
+    return running
+
+
+def digits(*overrides: str) -> RunConfig:
+    return RunConfig.load("digits", ["run.rounds=2", "runtime.device=cpu", *overrides])
+
+
+def temporary_folders() -> set[Path]:
+    return set(Path("/tmp").glob("fl-*"))
+
+
+@pytest.mark.lengthy
+@ray_run
+def test_mode_none_gives_the_same_model_in_process_and_on_ray(tmp_path: Path) -> None:
+    mode = "privacy.mode=none"
+    here = fedlearn.simulate(digits(mode), output=tmp_path / "here")
+    folder, told = tmp_path / ("a folder 'whose' path is \"long\" " * 6), []
+    before = temporary_folders()
+    with nothing_left():
+        there = fedlearn.simulate(digits(mode, "runtime.engine=ray"), told.append, output=folder)
+    expected, reached = (load_file(run.run_dir / "model.safetensors") for run in (here, there))
+    assert expected.keys() == reached.keys()
+    assert max(np.abs(expected[name] - reached[name]).max() for name in expected) <= 1e-6
+    assert [result.round for result in told] == [1, 2]
+    assert there.accuracy == pytest.approx(here.accuracy)
+    assert not (folder / "agents.address").exists()
+    assert temporary_folders() <= before
+
+
+@pytest.mark.slow
+@ray_run
+def test_ctrl_c_ends_everything_and_resume_goes_on(tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    with nothing_left():
+        command = start(folder, "run.rounds=8")
+        wait_for_a_round(folder)
+        command.send_signal(signal.SIGINT)
+        assert command.wait(60) == 130
+    done = len(RunFolder(folder).lines("metrics.jsonl"))
+    assert 1 <= done < 8
+    with nothing_left():
+        result = resume(folder)
+    assert result.rounds == 8
+    assert [line["round"] for line in RunFolder(folder).lines("metrics.jsonl")] == list(range(1, 9))
+    events = RunFolder(folder).lines("events.jsonl")
+    summary = json.loads((folder / "summary.json").read_text())
+    assert summary["attempts"] == len(events) <= 9
+
+
+@pytest.mark.slow
+@ray_run
+def test_kill_9_leaves_nothing(tmp_path: Path) -> None:
+    before = temporary_folders()
+    with nothing_left(within=30):
+        command = start(tmp_path / "run", "run.rounds=200", "run.spare_rounds=0")
+        wait_for_a_round(tmp_path / "run")
+        command.kill()
+        command.wait(10)
+    assert temporary_folders() <= before
+
+
+@pytest.mark.slow
+@ray_run
+def test_what_on_round_raises_ends_everything_and_is_raised(tmp_path: Path) -> None:
+    def stop(_: object) -> None:
+        raise ZeroDivisionError
+
+    with nothing_left(), pytest.raises(ZeroDivisionError):
+        fedlearn.simulate(digits("run.rounds=200", "runtime.engine=ray", "privacy.mode=none"), stop, output=tmp_path)
+
+
+@pytest.mark.slow
+@ray_run
+def test_the_sentence_of_a_run_that_failed_is_the_same_in_process_and_on_ray(tmp_path: Path) -> None:
+    failing = ("run.spare_rounds=0", "runtime.dropout=0.9")
+    with pytest.raises(RunFailedError) as here:
+        fedlearn.simulate(digits(*failing), output=tmp_path / "here")
+    with nothing_left(), pytest.raises(RunFailedError) as there:
+        fedlearn.simulate(digits(*failing, "runtime.engine=ray"), output=tmp_path / "there")
+    assert str(here.value) == str(there.value)
+
+
+@pytest.mark.slow
+@ray_run
+def test_a_private_run_books_the_same_events_and_budget_on_both_engines(tmp_path: Path) -> None:
+    here = fedlearn.simulate(digits(), output=tmp_path / "here")
+    with nothing_left():
+        there = fedlearn.simulate(digits("runtime.engine=ray"), output=tmp_path / "there")
+    events = [(tmp_path / name / "events.jsonl").read_text() for name in ("here", "there")]
+    assert events[0] == events[1]
+    assert here.guarantees == there.guarantees
+
+
+def test_without_ray_one_sentence_says_what_to_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "ray", None)
+    with pytest.raises(ConfigError, match=r"pip install 'fedlearn\[ray\]'"):
+        fedlearn.simulate(digits("runtime.engine=ray"), output=tmp_path / "run")
+
+
+def test_a_recorded_failure_keeps_its_kind_and_its_sentence(tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path)
+    raise_failure(folder)
+    record_failure(folder, BudgetExceededError("nothing is left"))
+    record_failure(folder, RunFailedError("what followed from it"))
+    with pytest.raises(BudgetExceededError, match="nothing is left"):
+        raise_failure(folder)
+    forget_failure(folder)
+    raise_failure(folder)
+
+
+def start(folder: Path, *overrides: str) -> subprocess.Popen[bytes]:
+    settings = [part for override in overrides for part in ("--set", override)]
+    command = [sys.executable, "-m", "fedlearn.cli", "simulate", "--engine", "ray", "--output", str(folder), *settings]
+    return subprocess.Popen(command, stdout=subprocess.DEVNULL)
+
+
+def wait_for_a_round(folder: Path) -> None:
+    deadline = time.monotonic() + 120
+    while not RunFolder(folder).lines("metrics.jsonl"):
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
