@@ -34,7 +34,7 @@ class Summed:
 
 @dataclass(frozen=True, slots=True)
 class Attempt:
-    """One attempt to be made. `before_vectors` makes it durable that vectors are asked for: from then on it is spent."""
+    """One attempt to be made; it is spent once `before_vectors` made it durable that vectors are asked for."""
 
     cohort: Sequence[int]
     config: bytes = field(repr=False)
@@ -97,5 +97,3 @@ def masked_attempt(attempt: Attempt, *, terms: Terms, roster: Roster, position: 
 def _require(count: int, least: int, did: str) -> None:
     if count < least:
         raise AttemptFailedError(f"{count} clients {did}; expected at least min_survivors = {least}")
-
-

@@ -1,4 +1,4 @@
-"""The pinned list of who takes part: names, client ids and long-term Ed25519 keys. Its hash stands in a holder's policy.
+"""The pinned list of who takes part: names, client ids and long-term Ed25519 keys. Its hash is in a holder's policy.
 
 The first entry is the coordinator's (it signs certificates and sends no vectors); all others are clients.
 """

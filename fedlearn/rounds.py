@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fedlearn.aggregation import finish_round
+from fedlearn.attempts import Attempt, AttemptFailedError, Summed, masked_attempt, plain_attempt
 from fedlearn.checkpoint import Progress, RunFolder
 from fedlearn.config import RunConfig
 from fedlearn.crypto.keystream import stream_entropy
@@ -20,11 +21,16 @@ from fedlearn.errors import RunFailedError
 from fedlearn.privacy.calibration import Plan
 from fedlearn.privacy.clipping import Vector
 from fedlearn.privacy.mechanisms import MECHANISMS
-from fedlearn.privacy.quantization import Lanes
 from fedlearn.privacy.sampling import poisson_sample
+from fedlearn.roster import Roster
+from fedlearn.secagg.transcript import Position
+from fedlearn.terms import terms_of
 from fedlearn.vector import Layout, write_model
 
 __all__ = ["Ask", "Coordinator", "RoundResult", "ServerOptimizer", "new_progress", "releases_booked", "run_rounds"]
+
+# So often in a row an attempt may end before it asks for vectors: clients that refuse once refuse always.
+_ATTEMPTS_IN_VAIN = 3
 
 
 class ServerOptimizer(Protocol):
@@ -41,9 +47,9 @@ class ServerOptimizer(Protocol):
 
 
 class Ask(Protocol):
-    """Sends one stage's body to members (positions in the roster) and returns the replies that came in time."""
+    """Sends members (positions in the roster) one stage's bodies and returns the replies that came in time."""
 
-    def __call__(self, stage: str, members: Sequence[int], progress: Progress, body: bytes) -> dict[int, bytes]: ...
+    def __call__(self, stage: str, progress: Progress, bodies: Mapping[int, bytes]) -> dict[int, bytes]: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,6 +78,7 @@ class Coordinator:
     plan: Plan
     layout: Layout
     population_size: int
+    roster: Roster | None  # None: masking is off
     folder: RunFolder
     ask: Ask
     optimizer: ServerOptimizer
@@ -98,41 +105,54 @@ def run_rounds(coordinator: Coordinator, *, resumed: bool) -> Progress:
     if resumed:
         _settle_interrupted_attempt(coordinator)
     coordinator.save(coordinator.progress)
+    in_vain = 0
     while coordinator.progress.round < coordinator.config.run.rounds:
         started = time.perf_counter()
-        contributions, asked = _attempt(coordinator)
-        _book(coordinator, asked=asked, survivors=None if contributions is None else len(contributions))
-        if contributions is None:
-            _use_spare_round(coordinator)
+        cohort = _choose_cohort(coordinator)
+        try:
+            summed = _attempt(coordinator, cohort)
+        except AttemptFailedError as error:
+            in_vain = 0 if coordinator.progress.asking else in_vain + 1
+            _give_up_attempt(coordinator, asked=len(cohort), in_vain=in_vain, error=error)
             continue
+        in_vain = 0
+        _book(coordinator, asked=len(cohort), survivors=summed.survivors)
         update = finish_round(
-            contributions,
+            [summed.lanes],
             mechanism=MECHANISMS[coordinator.config.privacy.mode],
             plan=coordinator.plan,
             learning_rate=coordinator.config.training.learning_rate,
             entropy=stream_entropy(os.urandom),
         )
-        _finish(coordinator, update, asked=asked, survivors=len(contributions), started=started)
+        _finish(coordinator, update, asked=len(cohort), survivors=summed.survivors, started=started)
     return coordinator.progress
 
 
-def _attempt(coordinator: Coordinator) -> tuple[list[Lanes] | None, int]:
-    """One attempt of the current round: the lanes of the survivors, or None below `min_survivors`."""
-    config, progress = coordinator.config, coordinator.progress
-    cohort = _choose_cohort(coordinator)
-    minimum = 0 if config.secure_aggregation.cohorts == "poisson" else config.secure_aggregation.min_survivors
-    agreed = coordinator.ask("advertise", cohort, progress, config.to_bytes())
-    if len(agreed) < minimum:
-        raise RunFailedError(
-            f"round {progress.round + 1}: {len(agreed)} of {len(cohort)} clients accept the run; "
-            f"expected at least min_survivors = {minimum}; what each refuses stands in its own log"
-        )
-    coordinator.save(replace(progress, asking=True, attempts_asked=progress.attempts_asked + 1))
-    model = write_model(coordinator.weights, coordinator.layout)
-    replies = coordinator.ask("masked", sorted(agreed), progress, model)
-    size = 4 * coordinator.plan.dimension
-    lanes = [np.frombuffer(reply, "<u4") for _, reply in sorted(replies.items()) if len(reply) == size]
-    return (lanes if len(lanes) >= minimum else None), len(cohort)
+def _attempt(coordinator: Coordinator, cohort: Sequence[int]) -> Summed:
+    """One attempt of the current round.
+
+    Raises:
+        AttemptFailedError: too few clients, or what they sent does not add up.
+    """
+    config, progress, aggregation = coordinator.config, coordinator.progress, coordinator.config.secure_aggregation
+
+    def before_vectors() -> None:
+        coordinator.save(replace(progress, asking=True, attempts_asked=progress.attempts_asked + 1))
+
+    attempt = Attempt(
+        cohort=cohort,
+        config=config.to_bytes(),
+        model=write_model(coordinator.weights, coordinator.layout),
+        dimension=coordinator.plan.dimension,
+        min_survivors=0 if aggregation.cohorts == "poisson" else aggregation.min_survivors,
+        ask=lambda stage, bodies: coordinator.ask(stage, progress, bodies),
+        before_vectors=before_vectors,
+    )
+    if coordinator.roster is None:
+        return plain_attempt(attempt)
+    terms = terms_of(config, coordinator.plan, coordinator.layout, coordinator.roster.sha256)
+    position = Position(bytes.fromhex(progress.session), progress.round + 1, progress.attempt)
+    return masked_attempt(attempt, terms=terms, roster=coordinator.roster, position=position)
 
 
 def _choose_cohort(coordinator: Coordinator) -> list[int]:
@@ -168,14 +188,31 @@ def _book(coordinator: Coordinator, *, asked: int, survivors: int | None) -> Non
     coordinator.folder.append("events.jsonl", line)
 
 
-def _use_spare_round(coordinator: Coordinator) -> None:
+def _give_up_attempt(coordinator: Coordinator, *, asked: int, in_vain: int, error: AttemptFailedError) -> None:
+    """Go on with the next attempt. One that asked for vectors is booked as spent and uses a spare round.
+
+    Raises:
+        RunFailedError: no spare round is left, or attempt after attempt ends before vectors are asked for.
+    """
+    progress = coordinator.progress
+    if progress.asking:
+        _book(coordinator, asked=asked, survivors=None)
+        _use_spare_round(coordinator, error)
+        return
+    coordinator.save(progress.next_attempt())
+    if in_vain > _ATTEMPTS_IN_VAIN:
+        raise RunFailedError(
+            f"round {progress.round + 1}: {error}; {in_vain} attempts ended so, before a vector was asked for"
+        )
+
+
+def _use_spare_round(coordinator: Coordinator, error: AttemptFailedError | None) -> None:
     progress = coordinator.progress
     if progress.spare_rounds_left == 0:
         coordinator.save(progress.next_attempt())
+        why = error or "the run was interrupted in the middle of an attempt"
         raise RunFailedError(
-            f"round {progress.round + 1}: fewer than min_survivors = "
-            f"{coordinator.config.secure_aggregation.min_survivors} clients sent a vector, and no spare round is left; "
-            "what was sent counts as spent"
+            f"round {progress.round + 1}: {why}; no spare round is left, and what was sent counts as spent"
         )
     coordinator.save(replace(progress.next_attempt(), spare_rounds_left=progress.spare_rounds_left - 1))
 
@@ -190,7 +227,7 @@ def _settle_interrupted_attempt(coordinator: Coordinator) -> None:
     booked = [(line["round"], line["attempt"]) for line in coordinator.folder.lines("events.jsonl")]
     if (progress.round + 1, progress.attempt) not in booked:
         _book(coordinator, asked=coordinator.config.secure_aggregation.planned_cohort, survivors=None)
-    _use_spare_round(coordinator)
+    _use_spare_round(coordinator, None)
 
 
 def _finish(coordinator: Coordinator, update: Vector, *, asked: int, survivors: int, started: float) -> None:

@@ -34,7 +34,7 @@ class Party:
     def __init__(self, config: RunConfig, folder: Path) -> None:
         self.config = config
         self.data = load_simulated_data(config)
-        self.pool = AgentPool(self.data, folder / "ledger.db")
+        self.pool = AgentPool(self.data, folder)
         model = self.data.build_model(config)
         self.layout = layout_of(model)
         self.model = write_model(read_parameters(model), self.layout)

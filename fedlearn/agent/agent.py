@@ -26,6 +26,7 @@ from fedlearn.data.dataset import Dataset
 from fedlearn.errors import FedlearnError, ProtocolError
 from fedlearn.ledger import Ledger
 from fedlearn.policy import Policy
+from fedlearn.positions import Positions
 from fedlearn.privacy.quantization import Lanes
 
 __all__ = ["Agent", "Holder", "Premises", "handle_many"]
@@ -42,6 +43,7 @@ class Premises:
 
     policy: Policy
     ledger: Ledger
+    positions: Positions
     build: Callable[[RunConfig], nn.Module]
     population_size: int
     device: str

@@ -8,7 +8,6 @@ from torch import nn
 from fedlearn.config import RunConfig
 from fedlearn.contribution import Contributor, LocalWork
 from fedlearn.crypto.keystream import Entropy
-from fedlearn.errors import ConfigError
 from fedlearn.privacy.calibration import Plan, plan
 from fedlearn.privacy.clipping import Vector
 from fedlearn.privacy.mechanisms import MECHANISMS, Mechanism
@@ -36,11 +35,6 @@ def plan_for(config: RunConfig, *, dimension: int, population_size: int) -> Plan
         ConfigError: the plan is refused, with the reason.
     """
     privacy, aggregation = config.privacy, config.secure_aggregation
-    if aggregation.masking:
-        raise ConfigError(
-            "secure_aggregation.masking is true; secure aggregation is not built yet, so expected false, and the "
-            "guarantee then says that the server sees each vector"
-        )
     return plan(
         mode=privacy.mode,
         target_epsilon=privacy.target_epsilon,

@@ -7,6 +7,7 @@ import json
 from dataclasses import dataclass
 from typing import Final
 
+from fedlearn.crypto.labels import REFUSAL
 from fedlearn.errors import ProtocolError
 
 __all__ = ["MAX_FRAME_BYTES", "REFUSAL", "STAGES", "Frame"]
@@ -14,8 +15,6 @@ __all__ = ["MAX_FRAME_BYTES", "REFUSAL", "STAGES", "Frame"]
 # Stages in the order of a round; "identify" stands outside of it.
 STAGES: Final = ("identify", "advertise", "share", "masked", "consistency", "unmask")
 MAX_FRAME_BYTES: Final = 1 << 30
-# What a refused party says, whatever the reason: it must not tell the peer why.
-REFUSAL: Final = b"fedlearn refused"
 
 _MAX_HEADER: Final = 512
 

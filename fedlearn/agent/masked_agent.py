@@ -1,4 +1,4 @@
-"""A data holder whose vectors leave masked: `secagg.participant` with the holder's policy, ledger and records around it."""
+"""A data holder whose vectors leave masked: `secagg.participant` with policy, ledger and records around it."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -64,7 +64,7 @@ class MaskedAgent:
                     entropy=self.premises.entropy,
                     agree=lambda config: self._agree(session, config),
                     advance=lambda number, attempt: self._advance(name, number, attempt),
-                    on_refusal=lambda stage, error: self.holder.log_refusal(error),
+                    on_refusal=lambda _, error: self.holder.log_refusal(error),
                 )
             )
         return self._sessions[name]
@@ -97,7 +97,7 @@ class MaskedAgent:
         return terms_of(agreement.config, agreement.plan, agreement.layout, self.roster.sha256)
 
     def _advance(self, session: str, round_number: int, attempt: int) -> None:
-        self.premises.ledger.advance(self.holder.dataset_id, session, round_number, attempt)
+        self.premises.positions.advance(self.holder.dataset_id, session, round_number, attempt)
 
 
 def position_of(frame: Frame) -> Position:

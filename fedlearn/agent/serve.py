@@ -20,7 +20,7 @@ def main(run_folder: Path, socket_path: Path) -> None:
         ConfigError: the run's data or plan cannot be used.
     """
     data = load_simulated_data(load_run(run_folder / "config.toml"))
-    pool = AgentPool(data, run_folder / "ledger.db")
+    pool = AgentPool(data, run_folder)
     try:
         with AgentServer(socket_path, pool.handle, clients=data.population_size):
             sys.stdin.buffer.read()

@@ -1,5 +1,7 @@
 """The data holders of a simulation: a pool of agents over one partitioned data set, one ledger in the run folder."""
 
+import hmac
+import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -7,9 +9,11 @@ from pathlib import Path
 
 from torch import nn
 
-from fedlearn.agent.agent import Agent, Premises, handle_many
+from fedlearn.agent.agent import Agent, Holder, Premises, handle_many
 from fedlearn.agent.agreement import plan_for
+from fedlearn.agent.masked_agent import MaskedAgent, handle_many_masked
 from fedlearn.config import RunConfig
+from fedlearn.crypto.signatures import SigningKey
 from fedlearn.data import load_dataset
 from fedlearn.data.dataset import Column, DataOptions, Dataset
 from fedlearn.data.partition import Partition, make_partition
@@ -17,12 +21,18 @@ from fedlearn.errors import ConfigError
 from fedlearn.ledger import Ledger
 from fedlearn.models import build_model, model_features
 from fedlearn.policy import Policy
+from fedlearn.positions import Positions
 from fedlearn.privacy.calibration import Plan
+from fedlearn.roster import Roster, RosterEntry
+from fedlearn.secagg.stages import Member
 from fedlearn.training.device import pick_device
 from fedlearn.training.model_check import check_private_model
 from fedlearn.vector import layout_of
 
-__all__ = ["AgentPool", "SimulatedData", "data_options", "load_simulated_data"]
+__all__ = ["AgentPool", "SimulatedData", "data_options", "load_simulated_data", "simulated_roster"]
+
+_ROSTER_FILE = "roster.toml"
+_KEY_FILE = "identities.key"  # one secret, from which all simulated identities derive
 
 
 def data_options(config: RunConfig) -> DataOptions:
@@ -117,28 +127,39 @@ def load_simulated_data(config: RunConfig, progress: Callable[[int, int], None] 
 class AgentPool:
     """All holders of a simulation in one process; an agent exists from the first message to it."""
 
-    def __init__(self, data: SimulatedData, ledger_path: Path) -> None:
+    def __init__(self, data: SimulatedData, folder: Path) -> None:
         config, planned = data.config, data.plan
         self.policy = Policy.for_simulation(config, planned)
         self._data = data
-        self._agents: dict[int, Agent] = {}
-        self._ledger = Ledger(ledger_path)
+        self._ledger = Ledger(folder / "ledger.db")
+        self._positions = Positions(folder / "ledger.db")
         self._premises = Premises(
             policy=self.policy,
             ledger=self._ledger,
+            positions=self._positions,
             build=data.build_model,
             population_size=data.population_size,
             device=pick_device(config.runtime.device),
         )
-        if planned.ledger_event is None or self.policy.max_epsilon is None or self.policy.max_delta is None:
+        masking = config.secure_aggregation.masking
+        identities = _identities(folder, data.population_size) if masking else None
+        self._roster = simulated_roster(folder) if masking else None
+        self._identities = identities or []
+        self._plain: dict[int, Agent] = {}
+        self._masked: dict[int, MaskedAgent] = {}
+        self._open_ledger(planned)
+
+    def _open_ledger(self, planned: Plan) -> None:
+        """In a simulation the budget is one run's, and the order of the lifetime check the plan's own best one."""
+        policy = self.policy
+        if planned.ledger_event is None or policy.max_epsilon is None or policy.max_delta is None:
             return
-        assert self.policy.privacy_unit is not None
-        # In a simulation the budget is one run's, and the order of the lifetime check the plan's own best one.
+        assert policy.privacy_unit is not None
         self._ledger.open_dataset(
-            [_dataset_id(client) for client in range(data.population_size)],
-            privacy_unit=self.policy.privacy_unit,
-            max_epsilon=self.policy.max_epsilon,
-            max_delta=self.policy.max_delta,
+            [_dataset_id(client) for client in range(self._data.population_size)],
+            privacy_unit=policy.privacy_unit,
+            max_epsilon=policy.max_epsilon,
+            max_delta=policy.max_delta,
             order=planned.ledger_order,
         )
 
@@ -150,21 +171,79 @@ class AgentPool:
     def close(self) -> None:
         """Close the ledger."""
         self._ledger.close()
+        self._positions.close()
 
-    def agent(self, client: int) -> Agent:
-        """The agent of client number `client`."""
-        if client not in self._agents:
-            holding = _Holding(self._data, client)
-            self._agents[client] = Agent(_client_id(client), _dataset_id(client), holding.records, self._premises)
-        return self._agents[client]
+    def holder(self, client: int) -> Holder:
+        """Who client number `client` is, and what it holds."""
+        return self._masked_agent(client).holder if self._roster else self._plain_agent(client).holder
 
     def handle(self, client: int, stage: str, request: bytes) -> bytes:
         """One client's reply to one frame."""
-        return self.agent(client).handle(stage, request)
+        return self.handle_many(stage, {client: request})[0]
 
     def handle_many(self, stage: str, requests: Mapping[int, bytes]) -> Sequence[bytes]:
         """The replies of a whole cohort, in the order of `requests`."""
-        return handle_many([self.agent(client) for client in requests], stage, list(requests.values()))
+        bodies = list(requests.values())
+        if self._roster:
+            return handle_many_masked([self._masked_agent(client) for client in requests], stage, bodies)
+        return handle_many([self._plain_agent(client) for client in requests], stage, bodies)
+
+    def _plain_agent(self, client: int) -> Agent:
+        if client not in self._plain:
+            self._plain[client] = Agent(self._new_holder(client), self._premises)
+        return self._plain[client]
+
+    def _masked_agent(self, client: int) -> MaskedAgent:
+        if client not in self._masked:
+            assert self._roster is not None
+            member = Member(_client_id(client), self._identities[client], self._roster.keys)
+            self._masked[client] = MaskedAgent(self._new_holder(client), member, self._roster, self._premises)
+        return self._masked[client]
+
+    def _new_holder(self, client: int) -> Holder:
+        return Holder(_client_id(client), _dataset_id(client), _Holding(self._data, client).records)
+
+
+def simulated_roster(folder: Path) -> Roster:
+    """The roster of a masked simulation, as its agents wrote it into the run folder.
+
+    Raises:
+        ConfigError: it is missing or damaged.
+    """
+    path = folder / _ROSTER_FILE
+    try:
+        return Roster.from_bytes(path.read_bytes())
+    except OSError as error:
+        raise ConfigError(f"{path}: the run's roster cannot be read: {error.strerror}") from None
+
+
+def _identities(folder: Path, population_size: int) -> list[SigningKey]:
+    """Everybody's long-term key, derived from one secret of this run; the roster is written with the first use."""
+    secret_file = folder / _KEY_FILE
+    if not secret_file.is_file():
+        _write_secret(secret_file, os.urandom(32))
+    secret = secret_file.read_bytes()
+    keys = [SigningKey(_derive_identity(secret, _client_id(client))) for client in range(population_size)]
+    if not (folder / _ROSTER_FILE).is_file():
+        coordinator = RosterEntry(
+            "coordinator", "", b"\xff" * 16, SigningKey(_derive_identity(secret, b"\xff" * 16)).public
+        )
+        members = [
+            RosterEntry(_dataset_id(client), "", _client_id(client), key.public) for client, key in enumerate(keys)
+        ]
+        (folder / _ROSTER_FILE).write_bytes(Roster.of(coordinator, tuple(members)).content)
+    return keys
+
+
+def _write_secret(path: Path, secret: bytes) -> None:
+    """Write a new file that only its owner can read."""
+    with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
+        file.write(secret)
+
+
+def _derive_identity(secret: bytes, client_id: bytes) -> bytes:
+    """The 32 bytes of one simulated identity's private key."""
+    return hmac.digest(secret, b"fedlearn/simulation/v1/identity" + client_id, "sha256")
 
 
 class _Holding:

@@ -1,8 +1,9 @@
 """Labels: one a purpose. Whatever is hashed, derived or signed in this protocol starts with its own (secagg.md 2)."""
 
+import hashlib
 from typing import Final
 
-__all__ = ["DERIVATION_LABELS", "HASH_LABELS", "SIGNATURE_LABELS", "label"]
+__all__ = ["DERIVATION_LABELS", "HASH_LABELS", "REFUSAL", "SIGNATURE_LABELS", "label"]
 
 _PREFIX: Final = b"fedlearn/secagg/v1/"
 
@@ -19,3 +20,7 @@ def label(purpose: str) -> bytes:
     assert purpose in _KNOWN, f"{purpose!r} is not a purpose of this protocol"
     name = _PREFIX + purpose.encode("ascii")
     return bytes([len(name)]) + name
+
+
+# What a refused party gets, in every stage and for every reason: it must not tell the peer why.
+REFUSAL: Final = hashlib.sha256(label("refuse")).digest()[:16]

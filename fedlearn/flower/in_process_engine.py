@@ -21,7 +21,7 @@ def run_in_process(folder: RunFolder, data: SimulatedData, on_round: OnRound | N
     Raises:
         FedlearnError: the run is refused, or cannot finish.
     """
-    pool = AgentPool(data, folder.file("ledger.db"))
+    pool = AgentPool(data, folder.path)
 
     def carry(context: Context, stage: str, frame: bytes) -> bytes:
         return pool.handle(int(context.node_config["partition-id"]), stage, frame)

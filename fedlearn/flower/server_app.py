@@ -1,8 +1,7 @@
 """The ServerApp: it runs the rounds of a run folder over whatever grid it is given."""
 
-import secrets
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Final
 
@@ -10,10 +9,12 @@ from flwr.app import Context, Message
 from flwr.serverapp import Grid, ServerApp
 
 from fedlearn.agent.frames import REFUSAL, Frame
-from fedlearn.agent.simulated import SimulatedData, load_simulated_data
+from fedlearn.agent.simulated import SimulatedData, load_simulated_data, simulated_roster
+from fedlearn.attempts import STAGE_NAMES
 from fedlearn.checkpoint import Progress, RunFolder, load_run
 from fedlearn.config import RunConfig
 from fedlearn.errors import FedlearnError, ProtocolError
+from fedlearn.flower.drop_outs import DropOuts
 from fedlearn.flower.failure import record_failure
 from fedlearn.flower.records import MESSAGE_TYPES, pack, unpack
 from fedlearn.flower.strategies import StrategyOptimizer
@@ -30,7 +31,7 @@ _POLL_SECONDS: Final = 0.2
 # On Ray the nodes are known at once and answer once Ray is up, which takes long where many start at a time.
 _FIRST_REPLY_SECONDS: Final = 300
 # Position of each stage in `stage_seconds`; who a node is, is asked before the first round.
-_STAGE_SECONDS: Final = {"identify": 0, "advertise": 0, "masked": 2}
+_STAGE_SECONDS: Final = {"identify": 0, **{name: stage for stage, name in enumerate(STAGE_NAMES)}}
 
 
 def make_server_app(data: SimulatedData | None = None, on_round: OnRound | None = None) -> ServerApp:
@@ -83,6 +84,7 @@ def coordinate(grid: Grid, folder: RunFolder, data: SimulatedData, on_round: OnR
             plan=plan,
             layout=layout,
             population_size=data.population_size,
+            roster=simulated_roster(folder.path) if config.secure_aggregation.masking else None,
             folder=folder,
             ask=messenger.ask,
             optimizer=optimizer,
@@ -102,6 +104,7 @@ class Messenger:
     def __init__(self, grid: Grid, config: RunConfig) -> None:
         self._grid, self._config = grid, config
         self._node_of: Mapping[int, int] = {}
+        self._faults = DropOuts(config.runtime.dropout, config.secure_aggregation.planned_cohort)
 
     def identify(self, population_size: int, progress: Progress) -> None:
         """Learn which node is which member: members are numbered in the order of their client ids."""
@@ -111,29 +114,30 @@ class Messenger:
             time.sleep(_POLL_SECONDS)  # nodes of another process come up one by one
             nodes = list(self._grid.get_node_ids())
         frame = Frame("identify", progress.session, 0, 0).to_bytes()
-        replies = self._exchange("identify", nodes, frame, patience=_FIRST_REPLY_SECONDS)
+        replies = self._exchange("identify", dict.fromkeys(nodes, frame), patience=_FIRST_REPLY_SECONDS)
         order = sorted(replies, key=lambda node: replies[node])
         self._node_of = dict(enumerate(order))
 
-    def ask(self, stage: str, members: Sequence[int], progress: Progress, body: bytes) -> dict[int, bytes]:
-        """Implements `rounds.Ask`; a client that fails, refuses or is late is left out."""
-        frame = Frame(stage, progress.session, progress.round + 1, progress.attempt, body).to_bytes()
-        failing = self._failing(stage, members)
-        nodes = {self._node_of[member]: member for member in members if member in self._node_of}
-        replies = self._exchange(stage, list(nodes), frame)
-        return {nodes[node]: reply for node, reply in replies.items() if nodes[node] not in failing}
+    def ask(self, stage: str, progress: Progress, bodies: Mapping[int, bytes]) -> dict[int, bytes]:
+        """Implements `rounds.Ask`; a client that fails, refuses in the clear or is late is left out."""
+        fault = self._faults.at(stage, bodies)
+        place = (progress.session, progress.round + 1, progress.attempt)
+        frames = {
+            self._node_of[member]: Frame(stage, *place, body).to_bytes()
+            for member, body in bodies.items()
+            if member in self._node_of and member not in fault.unasked
+        }
+        replies = self._exchange(stage, frames)
+        answered = {member: replies[node] for member, node in self._node_of.items() if node in replies}
+        return {member: reply for member, reply in answered.items() if member not in fault.lost}
 
-    def _failing(self, stage: str, members: Sequence[int]) -> set[int]:
-        """The clients whose reply gets lost: `runtime.dropout` of a cohort, drawn at random (a simulation's faults)."""
-        if stage != "masked":
-            return set()
-        lost = int(self._config.runtime.dropout * self._config.secure_aggregation.planned_cohort)
-        return set(secrets.SystemRandom().sample(list(members), min(lost, len(members))))
-
-    def _exchange(self, stage: str, nodes: Sequence[int], frame: bytes, *, patience: int = 0) -> dict[int, bytes]:
+    def _exchange(self, stage: str, frames: Mapping[int, bytes], *, patience: int = 0) -> dict[int, bytes]:
         """Replies until the stage's deadline, which begins to run with the first reply or after `patience` seconds."""
-        content = pack(frame)
-        messages = [self._grid.create_message(content, MESSAGE_TYPES[stage], node, group_id=stage) for node in nodes]
+        contents = {frame: pack(frame) for frame in set(frames.values())}
+        messages = [
+            self._grid.create_message(contents[frame], MESSAGE_TYPES[stage], node, group_id=stage)
+            for node, frame in frames.items()
+        ]
         waiting = set(self._grid.push_messages(messages)) if messages else set()
         seconds = self._seconds(stage)
         deadline = time.monotonic() + patience + seconds

@@ -14,7 +14,7 @@ from typing import Final
 import numpy as np
 
 from fedlearn.crypto.agreement import BOX_OVERHEAD, KEY_BYTES
-from fedlearn.crypto.labels import label
+from fedlearn.crypto.labels import REFUSAL
 from fedlearn.crypto.shamir import SHARE_BYTES, decode_share
 from fedlearn.crypto.signatures import SIGNATURE_BYTES, SigningKey, verify
 from fedlearn.errors import ProtocolError
@@ -48,8 +48,6 @@ __all__ = [
 ADVERT_BYTES: Final = ID_BYTES + 3 * KEY_BYTES + SIGNATURE_BYTES
 BOX_BYTES: Final = 2 * SHARE_BYTES + BOX_OVERHEAD
 MAX_CONFIG_BYTES: Final = 1 << 20
-# What a refused party gets, in every stage and for every reason.
-REFUSAL: Final = hashlib.sha256(label("refuse")).digest()[:16]
 
 
 class Stage(IntEnum):

@@ -81,6 +81,11 @@ class MaskingWork:
     _opened: Opened = field(repr=False)
 
     @property
+    def model_hash(self) -> bytes:
+        """SHA-256 of `model`."""
+        return self._opened.context.model_hash
+
+    @property
     def stopped(self) -> bool:
         """Whether the attempt was burnt or replaced meanwhile: then nothing must be released for it."""
         return self._attempt.over
