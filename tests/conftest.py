@@ -8,6 +8,7 @@ import pytest
 from fedlearn.agent.frames import Frame
 from fedlearn.agent.simulated import AgentPool, load_simulated_data
 from fedlearn.config import RunConfig
+from fedlearn.crypto.keystream import Entropy
 from fedlearn.vector import layout_of, read_parameters, write_model
 
 SESSION = "0123456789abcdef" * 2
@@ -31,10 +32,11 @@ def load_digits() -> Callable[..., RunConfig]:
 class Party:
     """A coordinator played by hand against real agents."""
 
-    def __init__(self, config: RunConfig, folder: Path) -> None:
+    def __init__(self, config: RunConfig, folder: Path, entropy: Entropy | None = None) -> None:
         self.config = config
         self.data = load_simulated_data(config)
-        self.pool = AgentPool(self.data, folder)
+        folder.mkdir(exist_ok=True)
+        self.pool = AgentPool(self.data, folder, entropy=entropy)
         model = self.data.build_model(config)
         self.layout = layout_of(model)
         self.model = write_model(read_parameters(model), self.layout)
@@ -56,8 +58,8 @@ def play(tmp_path: Path) -> Iterator[Callable[[RunConfig], Party]]:
     """Plays the coordinator of a configuration."""
     parties: list[Party] = []
 
-    def start(config: RunConfig) -> Party:
-        parties.append(Party(config, tmp_path))
+    def start(config: RunConfig, folder: str = ".", entropy: Entropy | None = None) -> Party:
+        parties.append(Party(config, tmp_path / folder, entropy))
         return parties[-1]
 
     yield start

@@ -47,7 +47,9 @@ class Premises:
     build: Callable[[RunConfig], nn.Module]
     population_size: int
     device: str
+    # Coins and noise on one stream, keys and shares on another: masked or not, the same noise is drawn in a test.
     entropy: Entropy = field(default_factory=lambda: stream_entropy(os.urandom), repr=False)
+    key_entropy: Entropy = field(default_factory=lambda: stream_entropy(os.urandom), repr=False)
     _agreements: dict[bytes, Agreement] = field(default_factory=dict, repr=False)
 
     def agreement(self, body: bytes) -> Agreement:

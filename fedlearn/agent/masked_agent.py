@@ -61,7 +61,7 @@ class MaskedAgent:
                 Participant(
                     self.member,
                     bytes.fromhex(name),
-                    entropy=self.premises.entropy,
+                    entropy=self.premises.key_entropy,
                     agree=lambda config: self._agree(session, config),
                     advance=lambda number, attempt: self._advance(name, number, attempt),
                     on_refusal=lambda _, error: self.holder.log_refusal(error),

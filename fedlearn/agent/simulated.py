@@ -13,6 +13,7 @@ from fedlearn.agent.agent import Agent, Holder, Premises, handle_many
 from fedlearn.agent.agreement import plan_for
 from fedlearn.agent.masked_agent import MaskedAgent, handle_many_masked
 from fedlearn.config import RunConfig
+from fedlearn.crypto.keystream import Entropy, stream_entropy
 from fedlearn.crypto.signatures import SigningKey
 from fedlearn.data import load_dataset
 from fedlearn.data.dataset import Column, DataOptions, Dataset
@@ -127,7 +128,8 @@ def load_simulated_data(config: RunConfig, progress: Callable[[int, int], None] 
 class AgentPool:
     """All holders of a simulation in one process; an agent exists from the first message to it."""
 
-    def __init__(self, data: SimulatedData, folder: Path) -> None:
+    def __init__(self, data: SimulatedData, folder: Path, *, entropy: Entropy | None = None) -> None:
+        """`entropy`, for noise and coins, is the operating system's unless a test brings its own."""
         config, planned = data.config, data.plan
         self.policy = Policy.for_simulation(config, planned)
         self._data = data
@@ -140,6 +142,7 @@ class AgentPool:
             build=data.build_model,
             population_size=data.population_size,
             device=pick_device(config.runtime.device),
+            entropy=entropy or stream_entropy(os.urandom),
         )
         masking = config.secure_aggregation.masking
         identities = _identities(folder, data.population_size) if masking else None
@@ -167,6 +170,11 @@ class AgentPool:
     def ledger(self) -> Ledger:
         """The one ledger of all holders."""
         return self._ledger
+
+    @property
+    def roster(self) -> Roster | None:
+        """Who takes part; None where masking is off."""
+        return self._roster
 
     def close(self) -> None:
         """Close the ledger."""

@@ -14,10 +14,10 @@ OTHER_SESSION = "f" * 32
 
 def count_reads(party, client=0):
     """Replace the holder's file by one that counts how often it is read."""
-    agent = party.pool.agent(client)
+    holder = party.pool.holder(client)
     reads = []
-    original = agent.records
-    agent.records = lambda: (reads.append(1), original())[1]
+    original = holder.records
+    holder.records = lambda: (reads.append(1), original())[1]
     return reads
 
 
@@ -129,7 +129,7 @@ def test_an_exception_in_training_is_no_refusal_and_leaks_no_text(play, load_dig
     def broken() -> Dataset:
         raise ValueError("patient 17 has no age")
 
-    party.pool.agent(0).records = broken
+    party.pool.holder(0).records = broken
     party.advertise()
     reply = party.masked()
     assert len(reply) == 4 * party.layout.dimension

@@ -93,7 +93,7 @@ def test_many_requests_at_a_time_are_answered_one_by_one(path: Path) -> None:
         bytes(4) + b"\xff\xff\xff\xff",
         bytes(4) + FRAME.to_bytes()[:-1],
         bytes(4) + (513).to_bytes(4, "big") + bytes(600),
-        bytes(4) + FRAME.to_bytes().replace(b"masked", b"unmask"),
+        bytes(4) + FRAME.to_bytes().replace(b"masked", b"maskes"),
         bytes(4) + FRAME.to_bytes().replace(b'{"', b'{ "'),
         b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n",
         (10).to_bytes(4, "big") + FRAME.to_bytes(),
