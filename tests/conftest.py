@@ -29,6 +29,12 @@ def load_digits() -> Callable[..., RunConfig]:
     return load
 
 
+@pytest.fixture
+def load_plain(load_digits: Callable[..., RunConfig]) -> Callable[..., RunConfig]:
+    """The same with masking off: vectors leave in the clear."""
+    return lambda *overrides: load_digits("secure_aggregation.masking=false", *overrides)
+
+
 class Party:
     """A coordinator played by hand against real agents."""
 

@@ -70,21 +70,23 @@ def test_the_same_seed_gives_the_same_model_without_noise_and_another_with_it(lo
     assert np.mean(noised[0] == noised[1]) < 0.1
 
 
-def test_r06_two_of_ten_may_drop_out_and_the_guarantee_stays(load_digits, tmp_path):
+def test_r06_two_of_ten_may_drop_out_at_any_stage_and_the_guarantee_stays(load_digits, tmp_path):
     result = run(load_digits, tmp_path, "runtime.dropout=0.2")
     whole = run(load_digits, tmp_path, name="whole")
-    assert {line["survivors"] for line in RunFolder(result.run_dir).lines("metrics.jsonl")} == {8}
+    assert {line["survivors"] for line in RunFolder(result.run_dir).lines("metrics.jsonl")} <= {8, 9, 10}
+    assert {line["asked"] for line in RunFolder(result.run_dir).lines("metrics.jsonl")} == {10}
     assert result.guarantees[0].epsilon == whole.guarantees[0].epsilon
 
 
-def test_r06_one_drop_out_more_aborts_and_what_was_sent_is_booked(load_digits, tmp_path):
-    with pytest.raises(RunFailedError, match="fewer than min_survivors = 8"):
-        run(load_digits, tmp_path, "runtime.dropout=0.3")
+def test_r06_with_six_of_ten_gone_the_run_ends_in_a_sentence_and_what_was_sent_is_booked(load_digits, tmp_path):
+    with pytest.raises(RunFailedError, match="expected at least"):
+        run(load_digits, tmp_path, "runtime.dropout=0.6")
     folder = RunFolder(tmp_path / "run")
-    assert [line["aborted"] for line in folder.lines("events.jsonl")] == [True, True]
+    events = folder.lines("events.jsonl")
+    assert all(line["aborted"] for line in events)
     assert folder.lines("metrics.jsonl") == []
     ledger = Ledger(folder.file("ledger.db"))
-    assert len(ledger.events("client-0")) == 2
+    assert len(ledger.events("client-0")) <= len(events)
     ledger.close()
 
 
@@ -123,6 +125,7 @@ def test_a_poisson_cohort_prints_both_guarantees(load_digits, tmp_path):
         load_digits,
         tmp_path,
         "privacy.mode=client-central",
+        "secure_aggregation.masking=false",
         "secure_aggregation.cohorts=poisson",
         "secure_aggregation.scale_bits=16",
         "data.population_size=40",
@@ -135,8 +138,11 @@ def test_a_poisson_cohort_prints_both_guarantees(load_digits, tmp_path):
 
 
 def test_masking_off_is_stored_and_the_guarantee_does_not_claim_the_server(load_digits, tmp_path):
-    result = run(load_digits, tmp_path)
+    result = run(load_digits, tmp_path, "secure_aggregation.masking=false")
     assert summary_of(result.run_dir)["masking"] is False
+    masked = run(load_digits, tmp_path, name="masked")
+    assert summary_of(masked.run_dir)["masking"] is True
+    assert any("server" in party for party in masked.guarantees[0].holds_against)
     assert not any("server" in party for guarantee in result.guarantees for party in guarantee.holds_against)
 
 

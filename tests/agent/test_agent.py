@@ -21,15 +21,15 @@ def count_reads(party, client=0):
     return reads
 
 
-def test_a_contribution_is_the_only_thing_that_depends_on_records(play, load_digits):
-    party = play(load_digits())
+def test_a_contribution_is_the_only_thing_that_depends_on_records(play, load_plain):
+    party = play(load_plain())
     assert party.advertise() == bytes(16)
     reply = party.masked()
     assert len(reply) == 4 * party.layout.dimension
 
 
-def test_r08_replies_have_no_field_but_the_vector_and_equal_sizes_for_different_data(play, load_digits):
-    party = play(load_digits("data.partition=dirichlet", "data.alpha=0.1"))
+def test_r08_replies_have_no_field_but_the_vector_and_equal_sizes_for_different_data(play, load_plain):
+    party = play(load_plain("data.partition=dirichlet", "data.alpha=0.1"))
     sizes = set()
     for client in range(10):
         assert party.advertise(client) == client.to_bytes(16, "big")
@@ -37,24 +37,24 @@ def test_r08_replies_have_no_field_but_the_vector_and_equal_sizes_for_different_
     assert sizes == {4 * party.layout.dimension}
 
 
-def test_r20_a_repeated_request_gets_the_same_bytes_and_spends_nothing(play, load_digits):
-    party = play(load_digits())
+def test_r20_a_repeated_request_gets_the_same_bytes_and_spends_nothing(play, load_plain):
+    party = play(load_plain())
     party.advertise()
     first = party.masked()
     assert party.masked() == first
     assert len(party.pool.ledger.events("client-0")) == 1
 
 
-def test_r20_another_request_for_an_answered_stage_is_refused(play, load_digits):
-    party = play(load_digits())
+def test_r20_another_request_for_an_answered_stage_is_refused(play, load_plain):
+    party = play(load_plain())
     party.advertise()
     party.masked()
     party.model = party.model[:-4] + b"\0\0\x80\x3f"
     assert party.masked() == REFUSAL
 
 
-def test_r03_the_same_seed_and_round_draw_different_noise_in_two_runs(play, load_digits, tmp_path):
-    party = play(load_digits())
+def test_r03_the_same_seed_and_round_draw_different_noise_in_two_runs(play, load_plain, tmp_path):
+    party = play(load_plain())
     party.advertise()
     first = np.frombuffer(party.masked(), "<i4")
     party.advertise(attempt=1)
@@ -63,29 +63,29 @@ def test_r03_the_same_seed_and_round_draw_different_noise_in_two_runs(play, load
     assert np.mean(first == second) < 0.01
 
 
-def test_masked_without_advertise_of_the_same_attempt_is_refused(play, load_digits):
-    party = play(load_digits())
+def test_masked_without_advertise_of_the_same_attempt_is_refused(play, load_plain):
+    party = play(load_plain())
     assert party.masked() == REFUSAL
     party.advertise(round_number=1)
     assert party.masked(round_number=2) == REFUSAL
 
 
-def test_an_earlier_attempt_is_refused(play, load_digits):
-    party = play(load_digits())
+def test_an_earlier_attempt_is_refused(play, load_plain):
+    party = play(load_plain())
     party.advertise(round_number=3)
     assert party.advertise(round_number=2) == REFUSAL
     assert party.advertise(round_number=3, attempt=0) == bytes(16), "the same request once more"
 
 
-def test_a_configuration_that_changes_within_a_session_is_refused(play, load_digits):
-    party = play(load_digits())
+def test_a_configuration_that_changes_within_a_session_is_refused(play, load_plain):
+    party = play(load_plain())
     party.advertise()
-    party.config = load_digits("training.learning_rate=17")
+    party.config = load_plain("training.learning_rate=17")
     assert party.advertise(round_number=2) == REFUSAL
 
 
-def test_a_looser_configuration_than_the_policy_is_refused(play, load_digits):
-    party = play(load_digits())
+def test_a_looser_configuration_than_the_policy_is_refused(play, load_plain):
+    party = play(load_plain())
     for override in (
         "privacy.target_epsilon=4",
         "privacy.delta=2e-5",
@@ -94,12 +94,12 @@ def test_a_looser_configuration_than_the_policy_is_refused(play, load_digits):
         "privacy.mode=record-local",
         "secure_aggregation.min_survivors=7",
     ):
-        party.config = load_digits(override)
+        party.config = load_plain(override)
         assert party.advertise() == REFUSAL, override
 
 
-def test_r17_the_release_past_the_last_one_is_refused_before_a_record_is_read(play, load_digits):
-    party = play(load_digits("run.rounds=3", "run.spare_rounds=0", "privacy.max_participations=3"))
+def test_r17_the_release_past_the_last_one_is_refused_before_a_record_is_read(play, load_plain):
+    party = play(load_plain("run.rounds=3", "run.spare_rounds=0", "privacy.max_participations=3"))
     reads = count_reads(party)
     for number in (1, 2, 3):
         party.advertise(round_number=number)
@@ -111,8 +111,8 @@ def test_r17_the_release_past_the_last_one_is_refused_before_a_record_is_read(pl
     assert len(party.pool.ledger.events("client-0")) == 3
 
 
-def test_r17_another_session_does_not_renew_the_budget(play, load_digits):
-    party = play(load_digits("run.rounds=3", "run.spare_rounds=0", "privacy.max_participations=3"))
+def test_r17_another_session_does_not_renew_the_budget(play, load_plain):
+    party = play(load_plain("run.rounds=3", "run.spare_rounds=0", "privacy.max_participations=3"))
     for number in (1, 2, 3):
         party.advertise(round_number=number)
         party.masked(round_number=number)
@@ -123,8 +123,8 @@ def test_r17_another_session_does_not_renew_the_budget(play, load_digits):
     assert not reads
 
 
-def test_an_exception_in_training_is_no_refusal_and_leaks_no_text(play, load_digits):
-    party = play(load_digits())
+def test_an_exception_in_training_is_no_refusal_and_leaks_no_text(play, load_plain):
+    party = play(load_plain())
 
     def broken() -> Dataset:
         raise ValueError("patient 17 has no age")
@@ -138,16 +138,16 @@ def test_an_exception_in_training_is_no_refusal_and_leaks_no_text(play, load_dig
     assert values.std() == pytest.approx(party.data.plan.noise_std, rel=0.2)
 
 
-def test_a_malformed_model_is_refused_and_books_nothing(play, load_digits):
-    party = play(load_digits())
+def test_a_malformed_model_is_refused_and_books_nothing(play, load_plain):
+    party = play(load_plain())
     party.advertise()
     party.model = party.model[:-1]
     assert party.masked() == REFUSAL
     assert party.pool.ledger.events("client-0") == []
 
 
-def test_a_cohort_at_once_answers_as_one_by_one(play, load_digits):
-    party = play(load_digits("privacy.mode=none"))
+def test_a_cohort_at_once_answers_as_one_by_one(play, load_plain):
+    party = play(load_plain("privacy.mode=none"))
     config, model = party.frame("advertise", party.config.to_bytes()), party.frame("masked", party.model)
     party.pool.handle_many("advertise", dict.fromkeys(range(10), config))
     together = party.pool.handle_many("masked", dict.fromkeys(range(10), model))
@@ -157,8 +157,8 @@ def test_a_cohort_at_once_answers_as_one_by_one(play, load_digits):
 
 
 @pytest.mark.parametrize("stage", ["identify", "advertise", "masked"])
-def test_garbage_gets_the_constant_refusal(play, load_digits, stage):
-    party = play(load_digits())
+def test_garbage_gets_the_constant_refusal(play, load_plain, stage):
+    party = play(load_plain())
     for data in (b"", b"x", bytes(100), party.frame(stage, b"x")[:-1], b"\xff" * 40):
         assert party.pool.handle(0, stage, data) == REFUSAL
 

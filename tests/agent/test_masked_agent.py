@@ -1,6 +1,5 @@
 """Masked sessions: real agents under a coordinator that keeps to the protocol, or does not."""
 
-
 import numpy as np
 import pytest
 from scipy.stats import chi2
