@@ -79,7 +79,7 @@ def test_ctrl_c_ends_everything_and_resume_goes_on(tmp_path: Path) -> None:
     folder = tmp_path / "run"
     with nothing_left():
         command = start(folder, "run.rounds=8")
-        wait_for_a_round(folder)
+        wait_for_a_round(folder, command)
         command.send_signal(signal.SIGINT)
         assert command.wait(60) == 130
     done = len(RunFolder(folder).lines("metrics.jsonl"))
@@ -98,8 +98,8 @@ def test_ctrl_c_ends_everything_and_resume_goes_on(tmp_path: Path) -> None:
 def test_kill_9_leaves_nothing(tmp_path: Path) -> None:
     before = temporary_folders()
     with nothing_left(within=30):
-        command = start(tmp_path / "run", "run.rounds=200", "run.spare_rounds=0")
-        wait_for_a_round(tmp_path / "run")
+        command = start(tmp_path / "run", "run.rounds=30")
+        wait_for_a_round(tmp_path / "run", command)
         command.kill()
         command.wait(10)
     assert temporary_folders() <= before
@@ -112,7 +112,7 @@ def test_what_on_round_raises_ends_everything_and_is_raised(tmp_path: Path) -> N
         raise ZeroDivisionError
 
     with nothing_left(), pytest.raises(ZeroDivisionError):
-        fedlearn.simulate(digits("run.rounds=200", "runtime.engine=ray", "privacy.mode=none"), stop, output=tmp_path)
+        fedlearn.simulate(digits("run.rounds=30", "runtime.engine=ray", "privacy.mode=none"), stop, output=tmp_path)
 
 
 @pytest.mark.slow
@@ -161,8 +161,9 @@ def start(folder: Path, *overrides: str) -> subprocess.Popen[bytes]:
     return subprocess.Popen(command, stdout=subprocess.DEVNULL)
 
 
-def wait_for_a_round(folder: Path) -> None:
+def wait_for_a_round(folder: Path, command: subprocess.Popen[bytes]) -> None:
     deadline = time.monotonic() + 120
     while not RunFolder(folder).lines("metrics.jsonl"):
+        assert command.poll() is None
         assert time.monotonic() < deadline
         time.sleep(0.05)
