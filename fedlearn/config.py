@@ -5,15 +5,28 @@ files state them, and `RunConfig` refuses a file that lacks one which its mode n
 """
 
 import json
+import re
 import tomllib
 from collections.abc import Mapping, Sequence
+from decimal import Decimal
 from fractions import Fraction
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
 import tomli_w
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PrivateAttr, ValidationError, model_validator
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    PrivateAttr,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
 
+from fedlearn.canonical import floats_from_text, floats_to_text
 from fedlearn.errors import ConfigError
 from fedlearn.shipped import scenario_names, scenario_path
 from fedlearn.wording import nearest, sentence_of
@@ -41,23 +54,26 @@ REQUIRED_KEYS: Mapping[str, tuple[str, ...]] = {
     "client-central": _ACCOUNTED + _LOCAL_SGD,
     "none": _LOCAL_SGD,
 }
-# What only a simulation knows, and what stays at the coordinator: neither is in the canonical bytes.
+# Where records lie; what only a simulation knows, and what stays at the coordinator: neither is in the canonical bytes.
+_PATHS = ("path", "public_test")
 _NOT_CANONICAL = ("public_test", "path", "client_column", "population_size", "partition", "alpha")
+
+
+# Short by construction: a denominator of 10^(10^9) would keep whoever reads it busy for ever.
+_PROBABILITY = re.compile(r"[0-9]{1,10}/[0-9]{1,10}|[0-9]{1,10}(\.[0-9]{1,9})?")
 
 
 def _reduced_probability(value: object) -> str:
     """A probability as a reduced fraction in text: "1", "1/3", "0.25" -> "1/4"."""
-    if isinstance(value, bool) or not isinstance(value, str | int | float):
-        raise ValueError('expected text such as "1", "1/3" or "0.25"')
-    text = str(value).strip()
-    try:
-        fraction = Fraction(text)
-    except (ValueError, ZeroDivisionError):
-        raise ValueError('expected text such as "1", "1/3" or "0.25"') from None
+    text = format(Decimal(repr(value)), "f") if isinstance(value, float) else str(value)
+    if not isinstance(value, str | int | float) or not _PROBABILITY.fullmatch(text):
+        raise ValueError('expected text such as "1", "1/3" or "0.25", with at most 9 decimals')
+    numerator, _, denominator = text.partition("/")
+    if denominator and not int(denominator):
+        raise ValueError("expected a fraction whose denominator is not 0")
+    fraction = Fraction(numerator) / int(denominator or "1")
     if not 0 < fraction <= 1 or fraction.denominator >= 2**32:
         raise ValueError("expected a probability above 0 and at most 1, as a/b with both below 2^32")
-    if "/" not in text and len(text.partition(".")[2]) > 9:
-        raise ValueError("expected a decimal of at most 9 digits, or a fraction a/b")
     return str(fraction)
 
 
@@ -96,6 +112,15 @@ class ColumnConfig(_Section):
     values: tuple[str, ...] | None = None
     impute: float | str | None = None
     missing: tuple[str, ...] = ()
+
+    @field_validator("impute")
+    @classmethod
+    def _impute_is_of_the_columns_kind(cls, impute: float | str | None, info: ValidationInfo) -> float | str | None:
+        """Canonical bytes write a float as text too: a column's kind alone says which it was."""
+        category = info.data.get("values") is not None
+        if impute is not None and isinstance(impute, str) is not category:
+            raise ValueError("expected one of the values, in quotes" if category else "expected a number")
+        return impute
 
 
 class DataSection(_Section):
@@ -174,19 +199,19 @@ class RunConfig(_Section):
     def load(cls, source: str | Path, overrides: Sequence[str] | Mapping[str, object] = ()) -> Self:
         """Read a scenario by name or a TOML file by path, apply overrides, check everything.
 
-        `overrides` are texts "section.key=value" as on the command line, or a mapping "section.key" -> value.
+        `overrides` are texts "section.key=value" as on the command line, or a mapping "section.key" -> value. A path is
+        relative to the file that states it; in an override, to the working folder.
 
         Raises:
             ConfigError: one sentence with the place, what was expected, what came, and the nearest valid name.
         """
         path = _find(source)
         values = _read_toml(path)
-        for key, value in _override_items(overrides):
-            _set(values, key, value)
         if isinstance(data := values.get("data"), dict):
-            for key in ("path", "public_test"):
-                if isinstance(data.get(key), str):
-                    data[key] = str((path.parent / Path(data[key]).expanduser()).resolve())
+            data |= {key: _absolute(data[key], path.parent) for key in _PATHS if key in data}
+        for key, value in _override_items(overrides):
+            is_path = key.removeprefix("data.") in _PATHS
+            _set(values, key, _absolute(value, Path.cwd()) if is_path else value)
         config = cls.from_values(values, place=str(source))
         config._source = path
         return config
@@ -204,6 +229,7 @@ class RunConfig(_Section):
             raise ConfigError(f"{place}: {sentence_of(error.errors()[0], cls)}") from None
         _check_names(config, place)
         _check_mode_has_its_keys(config, place)
+        _check_runtime(config.runtime, place)
         return config
 
     @classmethod
@@ -215,8 +241,8 @@ class RunConfig(_Section):
         """
         try:
             values = json.loads(body.decode("ascii"))
-            config = cls.from_values(_floats_from_text(values, cls), place="configuration")
-        except (UnicodeDecodeError, ValueError, TypeError, AttributeError, RecursionError):
+            config = cls.from_values(floats_from_text(values, cls), place="configuration")
+        except (ValueError, TypeError, LookupError, AttributeError, ArithmeticError, RecursionError):
             raise ConfigError("the configuration received is not valid canonical JSON") from None
         if config.to_bytes() != body:
             raise ConfigError("the configuration received is not in canonical form")
@@ -228,7 +254,7 @@ class RunConfig(_Section):
         Guarantees: equal configurations give equal bytes; `from_bytes` gives the configuration back.
         """
         values = self.model_dump(exclude_none=True, exclude={"runtime": True, "data": set(_NOT_CANONICAL)})
-        return json.dumps(_floats_to_text(values), sort_keys=True, separators=(",", ":")).encode("ascii")
+        return json.dumps(floats_to_text(values), sort_keys=True, separators=(",", ":")).encode("ascii")
 
     def to_toml(self) -> str:
         """The run as a TOML file that `load` reads back."""
@@ -274,13 +300,17 @@ def _read_toml(path: Path) -> dict[str, Any]:
         raise ConfigError(f"{path}: cannot be read: {error.strerror}") from None
 
 
+def _absolute(value: object, folder: Path) -> object:
+    return str((folder / Path(value).expanduser()).resolve()) if isinstance(value, str) else value
+
+
 def _override_items(overrides: Sequence[str] | Mapping[str, object]) -> list[tuple[str, object]]:
     if isinstance(overrides, Mapping):
         return list(overrides.items())
     items: list[tuple[str, object]] = []
     for text in overrides:
         key, equals, value = text.partition("=")
-        if not equals or "." not in key:
+        if not equals or "" in (parts := key.strip().split(".")) or len(parts) < 2:
             raise ConfigError(f"--set {text}: expected section.key=value, such as privacy.target_epsilon=3")
         items.append((key.strip(), _toml_value(value.strip())))
     return items
@@ -331,47 +361,13 @@ def _check_mode_has_its_keys(config: RunConfig, place: str) -> None:
         )
 
 
-def _floats_to_text(value: Any) -> Any:
-    if isinstance(value, float):
-        return repr(value)
-    if isinstance(value, dict):
-        return {key: _option_text(key, item) for key, item in value.items()}
-    return [_floats_to_text(item) for item in value] if isinstance(value, tuple | list) else value
-
-
-def _option_text(key: str, item: Any) -> Any:
-    """Values of `model.options` have no fixed type, so there a float says that it is one."""
-    if key == "options":
-        return {k: {"float": repr(v)} if isinstance(v, float) else v for k, v in item.items()}
-    return _floats_to_text(item)
-
-
-def _floats_from_text(values: dict[str, Any], model: type[BaseModel]) -> dict[str, Any]:
-    """Undo `_floats_to_text`: which keys hold floats is known from the sections' types."""
-    read: dict[str, Any] = {}
-    for name, section in values.items():
-        fields = _SECTIONS[name].model_fields if name in model.model_fields else {}
-        read[name] = {key: _float_from_text(key, item, fields) for key, item in section.items()}
-    return read
-
-
-def _float_from_text(key: str, item: Any, fields: Mapping[str, Any]) -> Any:
-    if key == "options":
-        return {k: float(v["float"]) if isinstance(v, dict) else v for k, v in item.items()}
-    if key == "strategy_options":
-        return {k: float(v) for k, v in item.items()}
-    if key == "columns":
-        number = ("low", "high")
-        return {name: {k: float(v) if k in number else v for k, v in column.items()} for name, column in item.items()}
-    is_float = key in fields and "float" in str(fields[key].annotation)
-    return float(item) if is_float and isinstance(item, str) else item
-
-
-_SECTIONS: Mapping[str, type[BaseModel]] = {
-    "run": RunSection,
-    "data": DataSection,
-    "model": ModelSection,
-    "training": TrainingSection,
-    "privacy": PrivacySection,
-    "secure_aggregation": SecureAggregationSection,
-}
+def _check_runtime(runtime: RuntimeSection, place: str) -> None:
+    """Refuse what would silently have no effect."""
+    if runtime.compile:
+        raise ConfigError(f"{place}: runtime.compile is true; compiled training is not built yet, so expected false")
+    if runtime.workers != 1:
+        raise ConfigError(
+            f"{place}: runtime.workers is {runtime.workers}; more processes are not built yet: expected 1"
+        )
+    if runtime.ray_address is not None and runtime.engine != "ray":
+        raise ConfigError(f'{place}: runtime.ray_address is set; only engine "ray" has a use for it, so leave it out')

@@ -19,7 +19,8 @@ from fedlearn.config import RunConfig
 from fedlearn.data.preprocessing import Frame, preprocess_frame
 from fedlearn.errors import ConfigError, RunFailedError
 from fedlearn.flower.in_process_engine import run_in_process
-from fedlearn.flower.ray_engine import run_on_ray
+from fedlearn.flower.ray_engine import check_ray, run_on_ray
+from fedlearn.flower.strategies import check_options
 from fedlearn.policy import Policy
 from fedlearn.privacy.calibration import Plan, guarantees_after
 from fedlearn.privacy.guarantee import Guarantee
@@ -97,7 +98,7 @@ def simulate(
         RunFailedError: too few clients took part; the folder is intact and can be resumed.
     """
     data = load_simulated_data(config, progress)
-    _ = data.plan  # refused before anything is written
+    _check_before_writing(data)
     folder = _new_folder(config, output)
     folder.write("config.toml", config.to_toml().encode())
     if config.source:
@@ -148,6 +149,15 @@ def load_model(run_dir: Path | str) -> nn.Module:
 
     model.preprocess = MethodType(preprocess, model)  # type: ignore[assignment]  # a method of this one module
     return model.eval()
+
+
+def _check_before_writing(data: SimulatedData) -> None:
+    """What would be refused later is refused before there is a folder."""
+    _ = data.plan
+    if data.config.runtime.engine == "ray":
+        check_ray()
+    pick_device(data.config.runtime.device)
+    check_options(data.config.training.strategy, data.config.training.strategy_options)
 
 
 def check_output(path: Path) -> None:

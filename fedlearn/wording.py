@@ -68,6 +68,8 @@ def sentence_of(error: Any, model: "type[BaseModel]") -> str:
         return _unknown_key(path, model)
     if kind == "missing" and path[-1].isdigit():
         return f"{'.'.join(path[:-1])} is too short with {path[-1]} entries; expected more"
+    if kind == "too_long":
+        return f"{place} has {error['ctx']['actual_length']} entries; expected {error['ctx']['max_length']}"
     if kind == "missing":
         what = "section" if len(path) == 1 else "key"
         return f"the {what} {place} is missing; add it"
@@ -124,5 +126,5 @@ def _keys_of(annotation: Any) -> list[str] | None:
 def _shown(value: object) -> str:
     if isinstance(value, bool):
         return str(value).lower()
-    text = f'"{value}"' if isinstance(value, str) else repr(value)
+    text = f'"{value}"' if isinstance(value, str) else repr(list(value) if isinstance(value, tuple) else value)
     return text if len(text) <= 80 else text[:77] + "..."

@@ -3,6 +3,7 @@
 It serves until its standard input closes, so it goes when whoever started it goes.
 """
 
+import logging
 import sys
 from pathlib import Path
 
@@ -29,4 +30,6 @@ def main(run_folder: Path, socket_path: Path) -> None:
 
 
 if __name__ == "__main__":
+    # The reason of a refusal is told to the holder alone: here, in the log of whoever runs the simulation.
+    logging.basicConfig(level=logging.INFO, format="%(name)s: %(message)s")
     main(Path(sys.argv[1]), Path(sys.argv[2]))

@@ -16,7 +16,7 @@ from fedlearn.errors import ConfigError, RunFailedError
 from fedlearn.flower.failure import forget_failure, raise_failure
 from fedlearn.rounds import OnRound, RoundResult
 
-__all__ = ["run_on_ray"]
+__all__ = ["check_ray", "run_on_ray"]
 
 _POLL_SECONDS: Final = 0.2
 _END_SECONDS: Final = 30.0
@@ -32,13 +32,15 @@ def run_on_ray(folder: RunFolder, data: SimulatedData, on_round: OnRound | None)
         ConfigError: Ray is not installed, or the platform has no Unix-domain sockets.
         FedlearnError: the run is refused, or cannot finish.
     """
-    _check_platform()
+    check_ray()
     folder = RunFolder(folder.path.resolve())
     forget_failure(folder)
     stored = folder.load_checkpoint()
     told = stored[0].round if stored else 0
     folder.keep_lines_until("metrics.jsonl", told)
     rounds = data.config.run.rounds
+    if _finished(folder, rounds):
+        return
     with _supervised(folder, data.population_size) as supervisor:
         ended = False
         while not ended:
@@ -55,7 +57,12 @@ def run_on_ray(folder: RunFolder, data: SimulatedData, on_round: OnRound | None)
     raise RunFailedError(f"the run ended before round {rounds}; what Flower said stands in {folder.file('ray.log')}")
 
 
-def _check_platform() -> None:
+def check_ray() -> None:
+    """Refuse where Ray cannot run, before a run folder is made.
+
+    Raises:
+        ConfigError: Ray is not installed, or the platform has no Unix-domain sockets.
+    """
     if importlib.util.find_spec("ray") is None:
         raise ConfigError(
             "runtime.engine is \"ray\", and Ray is not installed; run pip install 'fedlearn[ray]', "

@@ -18,7 +18,7 @@ from fedlearn.privacy.clipping import Vector
 from fedlearn.vector import Layout
 from fedlearn.wording import nearest
 
-__all__ = ["STRATEGIES", "StrategyOptimizer"]
+__all__ = ["STRATEGIES", "StrategyOptimizer", "check_options"]
 
 STRATEGIES: dict[str, type[FedAvg]] = {
     "FedAdagrad": FedAdagrad,
@@ -28,6 +28,7 @@ STRATEGIES: dict[str, type[FedAvg]] = {
     "FedYogi": FedYogi,
 }
 
+_DECAYS = ("server_momentum", "beta_1", "beta_2")
 _MOMENTS = ("m_t", "v_t")
 
 
@@ -39,7 +40,7 @@ class StrategyOptimizer:
     """
 
     def __init__(self, name: str, options: Mapping[str, float], layout: Layout) -> None:
-        _check_options(name, options)
+        check_options(name, options)
         self._layout = layout
         with _flower_is_quiet():
             self._strategy = STRATEGIES[name](fraction_train=0.0, fraction_evaluate=0.0, **options)  # type: ignore[arg-type]  # options are floats, checked above
@@ -82,16 +83,24 @@ class StrategyOptimizer:
         )
 
 
-def _check_options(name: str, options: Mapping[str, float]) -> None:
-    """Only what a strategy adds to FedAvg's own parameters is an option: the rest is decided by the run."""
+def check_options(name: str, options: Mapping[str, float]) -> None:
+    """Only what a strategy adds to FedAvg's own parameters is an option: the rest is decided by the run.
+
+    Raises:
+        ConfigError: an option that the strategy does not have, or whose value makes it diverge or divide by zero.
+    """
     common = inspect.signature(FedAvg.__init__).parameters
     own = [option for option in inspect.signature(STRATEGIES[name].__init__).parameters if option not in common]
-    for option in options:
+    for option, value in options.items():
         if option not in own:
             hint = nearest(option, own)
             meant = f"; did you mean {hint}?" if hint else ""
             expected = f"expected one of {', '.join(own)}" if own else f"{name} takes none"
             raise ConfigError(f"training.strategy_options.{option} is not an option of {name}; {expected}{meant}")
+        if option in _DECAYS and not 0 <= value < 1:
+            raise ConfigError(f"training.strategy_options.{option} is {value}; expected at least 0 and below 1")
+        if option not in _DECAYS and value <= 0:
+            raise ConfigError(f"training.strategy_options.{option} is {value}; expected a number above 0")
 
 
 @contextmanager

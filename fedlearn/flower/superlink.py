@@ -171,7 +171,8 @@ def _end_agents(agents: subprocess.Popen[bytes]) -> None:
 
 def _environment(place: Path, ray_address: str | None) -> dict[str, str]:
     """No telemetry, no update check, nothing outside of `place`, no stranger on Ray's ports, which listen to all."""
-    environment = {name: value for name, value in os.environ.items() if not name.startswith(("FLWR_", "RAY_"))}
+    foreign = ("FLWR_", "RAY_") if ray_address is None else ("FLWR_",)
+    environment = {name: value for name, value in os.environ.items() if not name.startswith(foreign)}
     local = ["127.0.0.1", "localhost", *filter(None, [environment.get("NO_PROXY") or environment.get("no_proxy")])]
     environment |= {
         "FLWR_HOME": str(place / "flwr"),

@@ -119,8 +119,8 @@ def _sum_in_closed_form(
             logits += bias[:, None]
         residuals = torch.softmax(logits, dim=0)
         residuals.scatter_add_(0, targets[None], residuals.new_full((1, 1), -1.0).expand(1, len(targets)))
-        norms = torch.linalg.vector_norm(_wide(residuals), dim=0)
-        norms *= torch.sqrt(_wide(x.square().sum(dim=1)) + (bias is not None))
+        norms = _wide(torch.linalg.vector_norm(x, dim=1)).square() + (bias is not None)
+        norms = torch.sqrt(norms * _wide(residuals).square().sum(dim=0))
         factors, finite = _clip_factors(norms, max_grad_norm)
         if not finite.all():
             # 0 * NaN is NaN: the row of x has to go as well

@@ -1,0 +1,55 @@
+"""Floats of a configuration as text in canonical JSON, and back: `repr` is exact, and the same everywhere."""
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from pydantic import BaseModel
+
+__all__ = ["floats_from_text", "floats_to_text"]
+
+
+def floats_to_text(value: Any) -> Any:
+    """`value` with every float replaced by its `repr`; tuples become lists."""
+    if isinstance(value, float):
+        return repr(value)
+    if isinstance(value, dict):
+        return {
+            key: _options_to_text(item) if key == "options" else floats_to_text(item) for key, item in value.items()
+        }
+    return [floats_to_text(item) for item in value] if isinstance(value, tuple | list) else value
+
+
+def _options_to_text(options: Mapping[str, Any]) -> dict[str, Any]:
+    """Values of `model.options` have no fixed type, so there a float says that it is one."""
+    return {key: {"float": repr(item)} if isinstance(item, float) else item for key, item in options.items()}
+
+
+def floats_from_text(values: dict[str, Any], model: "type[BaseModel]") -> dict[str, Any]:
+    """Undo `floats_to_text`: which keys hold floats is known from the types of the sections of `model`.
+
+    Raises:
+        ValueError, TypeError, LookupError, AttributeError, ArithmeticError: `floats_to_text` does not give `values`.
+    """
+    read: dict[str, Any] = {}
+    for name, section in values.items():
+        fields = getattr(model.model_fields[name].annotation, "model_fields", {})
+        read[name] = {key: _value_from_text(key, item, fields) for key, item in section.items()}
+    return read
+
+
+def _value_from_text(key: str, item: Any, fields: Mapping[str, Any]) -> Any:
+    if key == "options":
+        return {option: float(v["float"]) if isinstance(v, dict) else v for option, v in item.items()}
+    if key == "strategy_options":
+        return {option: float(v) for option, v in item.items()}
+    if key == "columns":
+        return {name: _column_from_text(column) for name, column in item.items()}
+    is_float = key in fields and "float" in str(fields[key].annotation)
+    return float(item) if is_float and isinstance(item, str) else item
+
+
+def _column_from_text(column: dict[str, Any]) -> dict[str, Any]:
+    """A category's `impute` is text, a number's is a number."""
+    numbers = ("low", "high") if "values" in column else ("low", "high", "impute")
+    return {key: float(item) if key in numbers else item for key, item in column.items()}
