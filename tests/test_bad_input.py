@@ -121,7 +121,10 @@ CASES: dict[str, tuple[tuple[str, ...], str]] = {
     "unknown scenario": (("simulate", "digit"), r"digit: no scenario of that name \(did you mean digits\?\)"),
     "name that is a terminal's command": (("simulate", "a\n\x1b[31mb"), r"a \\x1b\[31mb: no scenario of that name"),
     # combinations
-    "masking": (simulate("secure_aggregation.masking=true"), r"masking is true; secure aggregation is not built yet"),
+    "too many to mask": (
+        simulate("secure_aggregation.planned_cohort=300", "data.population_size=300"),
+        r"planned_cohort is 300; expected 3 to 256 with masking",
+    ),
     "cohort above the population": (
         simulate("data.population_size=5"),
         r"planned_cohort is 10; .*population, 5 clients",
