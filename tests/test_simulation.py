@@ -33,7 +33,7 @@ high = 100
 values = ["f", "m"]
 
 [model]
-name = "own_models:two_layers"
+name = "study_models:two_layers"
 options = { width = 4 }
 
 [training]
@@ -78,7 +78,7 @@ def own_run(tmp_path):
         writer.writerow(["age", "sex", "ill"])
         for age in generator.integers(20, 90, 500):
             writer.writerow([age, generator.choice(["f", "m"]), "yes" if age > 55 else "no"])
-    (folder / "own_models.py").write_text(OWN_MODEL)
+    (folder / "study_models.py").write_text(OWN_MODEL)
     (folder / "study.toml").write_text(OWN_RUN)
     return folder
 
