@@ -33,9 +33,8 @@ _GENESIS = bytes(32)
 
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS datasets (
-    dataset_id TEXT PRIMARY KEY, privacy_unit TEXT NOT NULL, max_epsilon TEXT NOT NULL, max_delta TEXT NOT NULL,
-    filter_order TEXT NOT NULL
-) STRICT;
+    dataset_id TEXT PRIMARY KEY, privacy_unit TEXT NOT NULL,
+    max_epsilon TEXT NOT NULL, max_delta TEXT NOT NULL, filter_order TEXT NOT NULL) STRICT;
 CREATE TABLE IF NOT EXISTS entries (
     seq INTEGER PRIMARY KEY, dataset_id TEXT NOT NULL REFERENCES datasets, kind TEXT NOT NULL,
     reservation INTEGER NOT NULL, session TEXT NOT NULL, round INTEGER NOT NULL, attempt INTEGER NOT NULL,

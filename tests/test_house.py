@@ -1,0 +1,161 @@
+"""Rules about the house itself: light imports, public names, short modules, everything documented."""
+
+import importlib
+import json
+import re
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+import fedlearn
+from fedlearn import errors
+from fedlearn.config import REGISTRY_NAMES, ColumnConfig, RunConfig
+
+ROOT = Path(__file__).parent.parent
+MODULES = sorted((ROOT / "fedlearn").rglob("*.py"))
+HEAVY = ("torch", "flwr", "opacus", "dp_accounting", "sklearn", "scipy", "ray", "pandas", "matplotlib")
+DOCUMENTS = {
+    path.name: path.read_text(encoding="utf-8") for path in [ROOT / "README.md", *(ROOT / "docs").glob("*.md")]
+}
+DOCUMENTED = "\n".join(DOCUMENTS.values())
+CONFIGURATION = DOCUMENTS["configuration.md"]
+
+
+def loaded_by(statement: str) -> set[str]:
+    """The heavy packages that a fresh interpreter has loaded after `statement`."""
+    code = (
+        f"import json, sys\n{statement}\nprint(json.dumps(sorted({{name.partition('.')[0] for name in sys.modules}})))"
+    )
+    ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    return set(json.loads(ended.stdout)) & set(HEAVY)
+
+
+@pytest.mark.parametrize(
+    "statement", ["import fedlearn", "import fedlearn.cli", "import fedlearn.config", "dir(__import__('fedlearn'))"]
+)
+def test_the_surface_is_light(statement: str) -> None:
+    assert loaded_by(statement) == set()
+
+
+def test_what_an_auditor_imports_needs_no_gpu_stack() -> None:
+    rooms = ("crypto.keystream", "ledger", "privacy.calibration", "privacy.discrete_gaussian", "privacy.sampling")
+    assert not loaded_by("import " + ", ".join(f"fedlearn.{room}" for room in rooms)) & {
+        "torch",
+        "flwr",
+        "opacus",
+        "ray",
+    }
+
+
+def test_public_names_are_sorted_and_resolve() -> None:
+    assert fedlearn.__all__ == sorted(fedlearn.__all__)
+    for name in fedlearn.__all__:
+        assert getattr(fedlearn, name).__name__ == name
+    assert set(fedlearn.__all__) < set(dir(fedlearn))
+    with pytest.raises(AttributeError, match="no attribute 'nothing'"):
+        _ = fedlearn.nothing
+
+
+@pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_a_module_is_short_and_says_what_it_is(path: Path) -> None:
+    text = path.read_text(encoding="utf-8")
+    assert len(text.splitlines()) < 400
+    assert text.startswith('"""')
+    assert path.stem not in ("utils", "common", "base", "manager", "misc", "helpers")
+    assert len(path.relative_to(ROOT / "fedlearn").parts) <= 3
+
+
+@pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_the_names_that_a_module_offers_are_sorted_and_exist(path: Path) -> None:
+    declared = re.search(r"^__all__ = (\[.*?\])$", path.read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL)
+    if declared is None or path.name == "__main__.py":
+        return
+    parts = path.relative_to(ROOT).with_suffix("").parts
+    module = importlib.import_module(".".join(part for part in parts if part != "__init__"))
+    constants_first = sorted(module.__all__, key=lambda name: (not name.isupper(), not name[0].isupper(), name))
+    assert module.__all__ == constants_first
+    assert all(hasattr(module, name) for name in module.__all__)
+
+
+def keys() -> list[str]:
+    return [
+        f"{section}.{key}"
+        for section, field in RunConfig.model_fields.items()
+        for key in getattr(field.annotation, "model_fields", {})
+    ]
+
+
+@pytest.mark.parametrize("key", keys())
+def test_every_key_has_its_row(key: str) -> None:
+    assert f"\n| `{key}` | " in CONFIGURATION
+
+
+def test_no_row_is_about_a_key_that_does_not_exist() -> None:
+    assert set(re.findall(r"^\| `([a-z_]+\.[a-z_]+)`", CONFIGURATION, re.MULTILINE)) == set(keys())
+
+
+def test_every_key_of_a_column_is_documented() -> None:
+    assert all(f"`{key}`" in CONFIGURATION for key in ColumnConfig.model_fields)
+
+
+@pytest.mark.parametrize("key", keys())
+def test_a_documented_default_is_the_default(key: str) -> None:
+    section, _, field_name = key.partition(".")
+    field = getattr(RunConfig.model_fields[section].annotation, "model_fields")[field_name]  # noqa: B009
+    default = re.search(rf"^\| `{re.escape(key)}` \| [^|]* \| ([^|]*) \|", CONFIGURATION, re.MULTILINE)
+    assert default is not None
+    has_none = default.group(1).startswith("-") or default.group(1) == "the data set's own"
+    assert has_none == (field.is_required() or field.default is None or field_name == "columns")
+
+
+@pytest.mark.parametrize("name", sorted({name for names in REGISTRY_NAMES.values() for name in names}))
+def test_every_entry_of_a_registry_is_documented(name: str) -> None:
+    assert f"`{name}`" in DOCUMENTED
+
+
+@pytest.mark.parametrize("name", errors.__all__)
+def test_every_exception_and_exit_code_is_documented(name: str) -> None:
+    row = re.search(rf"^\| `{name}`[^|]*\| (\S+) \|", DOCUMENTS["errors.md"], re.MULTILINE)
+    assert row is not None
+    assert row.group(1) == ("-" if name == "ProtocolError" else str(getattr(errors, name).exit_code))
+    assert re.search(rf"\b{name}\b", errors.__doc__ or "")
+
+
+@pytest.mark.parametrize("code", [0, 1, 2, 3, 4, 130])
+def test_every_exit_code_is_documented(code: int) -> None:
+    assert re.search(rf"^\| {code} \| ", DOCUMENTS["errors.md"], re.MULTILINE)
+
+
+def test_every_option_of_the_command_line_is_documented() -> None:
+    from typer.main import get_command
+
+    from fedlearn.cli import app
+
+    for name, command in get_command(app).commands.items():  # type: ignore[attr-defined]
+        assert f"fedlearn {name}" in DOCUMENTED
+        for option in (option for parameter in command.params for option in parameter.opts if option.startswith("--")):
+            assert option in DOCUMENTED, f"{name} {option}"
+
+
+def test_help_is_quick() -> None:
+    """At most half a second, the best of three; of the processor, so that a busy machine does not fail it."""
+    import resource
+
+    def seconds() -> float:
+        before = resource.getrusage(resource.RUSAGE_CHILDREN)
+        subprocess.run([sys.executable, "-m", "fedlearn.cli", "--help"], capture_output=True, check=True)
+        after = resource.getrusage(resource.RUSAGE_CHILDREN)
+        return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+
+    started = time.monotonic()
+    best = min(seconds() for _ in range(3))
+    assert best <= 0.5, f"{best:.2f} s of the processor; {time.monotonic() - started:.2f} s for three"
+
+
+def test_imports_point_down() -> None:
+    from importlinter.cli import lint_imports
+
+    assert lint_imports(config_filename=str(ROOT / "pyproject.toml"), no_cache=True) == 0
