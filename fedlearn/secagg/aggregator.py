@@ -1,8 +1,8 @@
 """The server's half of one attempt: requests out, replies in, and in the end the sum and nothing else.
 
 Driven stage by stage: send `requests()`, hand each reply to `receive` until nobody is waited for or the time is up,
-then `close_stage()`; after the last stage `unmask()`. It makes every check that a client will make before it
-forwards, so that one crooked client cannot make all refuse. It holds a running sum, never the vectors.
+then `close_stage()`; after the last stage `unmask()`. It makes every check that a client will make before it forwards,
+so that one crooked client cannot make all refuse. It holds a running sum, never the vectors.
 """
 
 import hashlib
@@ -51,7 +51,7 @@ _PROBE: Final = AgreementKey(bytes(range(32)))
 
 
 class AttemptFailedError(FedlearnError):
-    """Too few clients are left, or what they sent does not add up. Nothing is unmasked; what was sent is spent."""
+    """Too few clients are left, or what they sent does not add up: no sum. What was sent counts as spent."""
 
 
 @dataclass(frozen=True, slots=True)

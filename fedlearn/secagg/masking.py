@@ -69,7 +69,7 @@ def _keyed_sum(lanes: Lanes, seed: bytes) -> int:
     for start in range(0, len(lanes), len(keys)):
         part = lanes[start : start + len(keys)]
         stream.fill(start * LANE_BYTES, memoryview(buffer)[: LANE_BYTES * len(part)])
-        total += int(np.multiply(keys[: len(part)], part).sum(dtype=np.uint32))
+        total += int(np.einsum("k,k->", keys[: len(part)], part))  # wraps modulo 2^32 and makes no copy
     return total % (1 << 32)
 
 
