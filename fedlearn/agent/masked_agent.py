@@ -1,5 +1,6 @@
 """A data holder whose vectors leave masked: `secagg.participant` with policy, ledger and records around it."""
 
+import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
@@ -7,9 +8,9 @@ from fedlearn.agent.agent import Holder, Premises
 from fedlearn.agent.agreement import Agreement
 from fedlearn.agent.frames import REFUSAL, Frame
 from fedlearn.agent.turns import Turn, take_turns
-from fedlearn.errors import FedlearnError, ProtocolError
+from fedlearn.errors import ProtocolError
 from fedlearn.roster import Roster
-from fedlearn.secagg.messages import Stage
+from fedlearn.secagg.messages import Envelope, Stage
 from fedlearn.secagg.participant import Participant
 from fedlearn.secagg.stages import Member
 from fedlearn.secagg.transcript import Position, Terms
@@ -24,6 +25,8 @@ _STAGES = {
     "consistency": Stage.CONSISTENCY,
     "unmask": Stage.UNMASK,
 }
+
+_SESSIONS_KEPT = 16
 
 
 @dataclass(slots=True)
@@ -54,9 +57,19 @@ class MaskedAgent:
         """
         return handle_many_masked([self], stage, [request])[0]
 
-    def session(self, name: str) -> _Session:
-        """The session of that name, begun if it is new."""
+    def session(self, name: str, *, begin: bool) -> _Session:
+        """The session of that name; a new one begins with stage "advertise" alone.
+
+        Only the latest sessions are kept: one that is dropped has lost its attempt, never its position on disk.
+
+        Raises:
+            ProtocolError: it is unknown, and not to begin.
+        """
         if name not in self._sessions:
+            if not begin:
+                raise ProtocolError("a stage of an unknown session")
+            while len(self._sessions) >= _SESSIONS_KEPT:
+                self._sessions.pop(next(iter(self._sessions))).participant.forget()
             self._sessions[name] = session = _Session(
                 Participant(
                     self.member,
@@ -71,7 +84,7 @@ class MaskedAgent:
 
     def turn(self, frame: Frame) -> bytes | Turn:
         """The reply to stage "masked", or the turn to make it."""
-        session = self.session(frame.session)
+        session = self.session(frame.session, begin=False)
         participant = session.participant
         work = participant.begin_masked(position_of(frame), frame.body)
         if isinstance(work, bytes):
@@ -120,12 +133,18 @@ def _answer(agent: MaskedAgent, stage: str, data: bytes) -> bytes | Turn:
         frame = Frame.from_bytes(data)
         if frame.stage != stage:
             raise ProtocolError(f"a frame of stage {frame.stage} in a message of stage {stage}")
-        if stage == "identify":
-            return agent.holder.client_id
-        if stage == "masked":
-            return agent.turn(frame)
-        participant = agent.session(frame.session).participant
-        return participant.answer(_STAGES[stage], position_of(frame), frame.body)
-    except FedlearnError as error:  # a frame whose header cannot be read gets no signed reply
+        position = position_of(frame)
+    except ProtocolError as error:  # whoever sent it cannot be answered with a signature over what it asked
         agent.holder.log_refusal(error)
         return REFUSAL
+    if stage == "identify":
+        return agent.holder.client_id
+    try:
+        if stage == "masked":
+            return agent.turn(frame)
+        participant = agent.session(frame.session, begin=stage == "advertise").participant
+        return participant.answer(_STAGES[stage], position, frame.body)
+    except ProtocolError as error:
+        agent.holder.log_refusal(error)
+        digest = hashlib.sha256(frame.body).digest()
+        return Envelope(position, _STAGES[stage], agent.holder.client_id, digest).seal(agent.member.key, REFUSAL)

@@ -8,6 +8,7 @@ from fedlearn.contribution import Contributor, contribute
 from fedlearn.crypto.keystream import Entropy
 from fedlearn.errors import FedlearnError, ProtocolError, RefusedError
 from fedlearn.ledger import Ledger, Reservation
+from fedlearn.privacy.clipping import Vector
 from fedlearn.privacy.quantization import Lanes
 from fedlearn.vector import read_model
 
@@ -91,14 +92,27 @@ def _reservation(turn: Turn) -> Reservation:
 
 
 def _contribute(chunk: Sequence[Turn], *, ledger: Ledger, entropy: Entropy) -> None:
-    agreement = chunk[0].agreement
+    """One chunk of turns whose releases are reserved; whatever goes wrong, each turn ends with a reply."""
     try:
-        weights = read_model(bytes(chunk[0].model), agreement.layout)
-    except ProtocolError as error:
-        ledger.void([turn.reservation for turn in chunk if turn.reservation is not None])
-        for turn in chunk:
-            turn.reply = turn.refuse(error)
+        weights = read_model(bytes(chunk[0].model), chunk[0].agreement.layout)
+    except ProtocolError as error:  # nothing was read, so nothing is spent
+        ledger.void(_reservations(chunk))
+        _refuse(chunk, error)
         return
+    try:
+        lanes = _release(weights, chunk, ledger=ledger, entropy=entropy)
+    except FedlearnError as error:
+        _refuse(chunk, error)  # a full disk, say: what is reserved stays spent
+        return
+    except BaseException:
+        _refuse(chunk, ProtocolError("the work for a vector broke off"))
+        raise
+    for turn, row in zip(chunk, lanes, strict=True):
+        turn.reply = turn.finish(row)
+
+
+def _release(weights: Vector, chunk: Sequence[Turn], *, ledger: Ledger, entropy: Entropy) -> Lanes:
+    agreement = chunk[0].agreement
     lanes = contribute(
         weights,
         [turn.contributor for turn in chunk],
@@ -107,10 +121,16 @@ def _contribute(chunk: Sequence[Turn], *, ledger: Ledger, entropy: Entropy) -> N
         plan=agreement.plan,
         entropy=entropy,
     )
-    stopped = [turn.stopped() for turn in chunk]
-    ledger.void([t.reservation for t, ended in zip(chunk, stopped, strict=True) if ended and t.reservation is not None])
-    ledger.release(
-        [t.reservation for t, ended in zip(chunk, stopped, strict=True) if not ended and t.reservation is not None]
-    )
-    for turn, row, ended in zip(chunk, lanes, stopped, strict=True):
-        turn.reply = turn.refuse(ProtocolError("the attempt was ended meanwhile")) if ended else turn.finish(row)
+    # An attempt that was ended meanwhile releases nothing: `finish` then gives a refusal.
+    ledger.void(_reservations([turn for turn in chunk if turn.stopped()]))
+    ledger.release(_reservations([turn for turn in chunk if not turn.stopped()]))
+    return lanes
+
+
+def _reservations(turns: Sequence[Turn]) -> list[int]:
+    return [turn.reservation for turn in turns if turn.reservation is not None]
+
+
+def _refuse(turns: Sequence[Turn], error: FedlearnError) -> None:
+    for turn in turns:
+        turn.reply = turn.refuse(error)

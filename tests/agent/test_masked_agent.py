@@ -7,6 +7,7 @@ from scipy.stats import chi2
 from fedlearn.agent.frames import REFUSAL, Frame
 from fedlearn.attempts import Attempt, AttemptFailedError, masked_attempt, plain_attempt
 from fedlearn.crypto.keystream import stream_entropy
+from fedlearn.errors import RefusedError
 from fedlearn.privacy.quantization import from_lanes
 from fedlearn.roster import Roster
 from fedlearn.secagg.transcript import Position
@@ -120,7 +121,7 @@ def test_refusals_are_the_same_bytes_whatever_the_stage_or_the_reason(play, load
     party = play(load_digits(MASKED))
     coordinator = Coordinator(party)
     looser = load_digits(MASKED, "privacy.target_epsilon=4")
-    seen = set()
+    seen = {coordinator.ask("share", {0: b""})[0][: len(REFUSAL)]}
     for stage, body in (
         ("advertise", party.config.to_bytes()),
         ("advertise", looser.to_bytes()),
@@ -203,3 +204,25 @@ def test_a_roster_with_an_entry_changed_is_another_roster(play, load_digits):
 def test_secrets_stay_in_files_of_their_owner(play, load_digits, tmp_path):
     play(load_digits(MASKED))
     assert (tmp_path / "identities.key").stat().st_mode & 0o077 == 0
+
+
+def test_a_coordinator_that_opens_session_after_session_cannot_fill_memory(play, load_digits):
+    party = play(load_digits(MASKED))
+    body = party.config.to_bytes()
+    for number in range(40):
+        frame = Frame("share", f"{number:032x}", 1, 0, body).to_bytes()
+        assert party.pool.handle(0, "share", frame)[:16] == REFUSAL
+    assert Coordinator(party).run().survivors == 10
+
+
+def test_a_release_that_the_disk_refuses_is_a_refusal_and_stays_spent(play, load_digits, monkeypatch):
+    party = play(load_digits(MASKED))
+
+    def full(reservations):
+        raise RefusedError("the disk is full")
+
+    monkeypatch.setattr(party.pool.ledger, "release", full)
+    with pytest.raises(AttemptFailedError, match="0 clients sent a vector"):
+        Coordinator(party).run()
+    bookings = party.pool.ledger.events("client-0")
+    assert [booking.released for booking in bookings] == [False], "reserved and not released counts as spent"
