@@ -2,7 +2,7 @@
 
 import difflib
 from collections.abc import Iterable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_args
 
 if TYPE_CHECKING:
     from pydantic import BaseModel  # the command line answers a mistyped option without it
@@ -59,13 +59,16 @@ def _words(name: str) -> list[str]:
     return name.replace("-", "_").split("_")
 
 
-def sentence_of(error: Any, model: "type[BaseModel]") -> str:
-    """One sentence for one error of pydantic: place, what was expected, what came, the nearest valid name."""
+def sentence_of(error: Any, model: "type[BaseModel]", *, of: str = "a run") -> str:
+    """One sentence for one error of pydantic: place, what was expected, what came, the nearest valid name.
+
+    `of` says what kind of file `model` is.
+    """
     path = [str(part) for part in error["loc"]]
     place = ".".join(part for part in path if not _is_alternative(part))
     kind, came = error["type"], _shown(error.get("input"))
     if kind == "extra_forbidden":
-        return _unknown_key(path, model)
+        return _unknown_key(path, model, of)
     if kind == "missing" and path[-1].isdigit():
         return f"{'.'.join(path[:-1])} is too short with {path[-1]} entries; expected more"
     if kind == "too_long":
@@ -92,29 +95,27 @@ def _is_alternative(part: str) -> bool:
     return "[" in part or part.startswith("constrained-") or part in ("int", "float", "str", "bool")
 
 
-def _unknown_key(path: list[str], model: "type[BaseModel]") -> str:
+def _unknown_key(path: list[str], model: "type[BaseModel]", of: str) -> str:
     *sections, key = path
     place = ".".join(path)
     known = _fields_at(model, sections)
     hint = nearest(key, known)
     if hint:
-        return f"{place} is not a key of a run; did you mean {'.'.join([*sections, hint])}?"
+        return f"{place} is not a key of {of}; did you mean {'.'.join([*sections, hint])}?"
     for name, field in model.model_fields.items():
         if hint := nearest(key, _keys_of(field.annotation) or ()):
-            return f"{place} is not a key of a run; did you mean {name}.{hint}?"
+            return f"{place} is not a key of {of}; did you mean {name}.{hint}?"
     what = "key" if sections else "section"
-    return f"{place} is not a {what} of a run; expected one of {', '.join(sorted(known))}"
+    return f"{place} is not a {what} of {of}; expected one of {', '.join(sorted(known))}"
 
 
 def _fields_at(model: "type[BaseModel]", sections: list[str]) -> list[str]:
-    keys: list[str] = list(model.model_fields)
     at: Any = model
     for section in sections:
-        at = at.model_fields[section].annotation if section in at.model_fields else None
-        if (inner := _keys_of(at)) is None:
-            return ["low", "high", "values", "impute", "missing"]  # the only table below a section is a column's
-        keys = inner
-    return keys
+        fields = getattr(at, "model_fields", {})
+        # Below a section there are only tables whose names the user chose: a run's columns, a policy's data sets.
+        at = fields[section].annotation if section in fields else (get_args(at) or (None,))[-1]
+    return _keys_of(at) or []
 
 
 def _keys_of(annotation: Any) -> list[str] | None:

@@ -61,6 +61,7 @@ class Premises:
         digest = hashlib.sha256(body).digest()
         if digest not in self._agreements:
             config = RunConfig.from_bytes(body)
+            self.policy.check_asked(config)  # before anything that it names is built
             agreement = agree(
                 config,
                 self.build(config),

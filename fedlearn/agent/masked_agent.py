@@ -110,6 +110,7 @@ class MaskedAgent:
         return terms_of(agreement.config, agreement.plan, agreement.layout, self.roster.sha256)
 
     def _advance(self, session: str, round_number: int, attempt: int) -> None:
+        self.premises.policy.check_attempt(attempt)
         self.premises.positions.advance(self.holder.dataset_id, session, round_number, attempt)
 
 

@@ -9,14 +9,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fedlearn.errors import ConfigError
+from fedlearn.home import home_folder
 
 __all__ = ["cache_folder", "cached"]
 
 
 def cache_folder() -> Path:
     """Where features are kept: `cache` below $FEDLEARN_HOME, else below ~/.fedlearn."""
-    home = os.environ.get("FEDLEARN_HOME")
-    return (Path(home) if home else Path.home() / ".fedlearn") / "cache"
+    return home_folder() / "cache"
 
 
 def cached(

@@ -1,0 +1,1 @@
+"""What the parties of a deployment do before and beside a run."""
