@@ -9,20 +9,22 @@ if TYPE_CHECKING:
 __all__ = ["floats_from_text", "floats_to_text"]
 
 
-def floats_to_text(value: Any) -> Any:
-    """`value` with every float replaced by its `repr`; tuples become lists."""
+def floats_to_text(values: Mapping[str, Any]) -> dict[str, Any]:
+    """The sections of a configuration with every float replaced by its `repr`; tuples become lists."""
+    told = {name: _text_of(section) for name, section in values.items()}
+    # Values of `model.options` have no fixed type, so there a float says that it is one.
+    for key, value in values.get("model", {}).get("options", {}).items():
+        if isinstance(value, float):
+            told["model"]["options"][key] = {"float": repr(value)}
+    return told
+
+
+def _text_of(value: Any) -> Any:
     if isinstance(value, float):
         return repr(value)
     if isinstance(value, dict):
-        return {
-            key: _options_to_text(item) if key == "options" else floats_to_text(item) for key, item in value.items()
-        }
-    return [floats_to_text(item) for item in value] if isinstance(value, tuple | list) else value
-
-
-def _options_to_text(options: Mapping[str, Any]) -> dict[str, Any]:
-    """Values of `model.options` have no fixed type, so there a float says that it is one."""
-    return {key: {"float": repr(item)} if isinstance(item, float) else item for key, item in options.items()}
+        return {key: _text_of(item) for key, item in value.items()}
+    return [_text_of(item) for item in value] if isinstance(value, tuple | list) else value
 
 
 def floats_from_text(values: dict[str, Any], model: "type[BaseModel]") -> dict[str, Any]:

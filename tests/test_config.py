@@ -217,6 +217,19 @@ def test_a_float_is_its_repr_and_an_integer_an_integer(load_digits: Callable[...
     assert read["secure_aggregation"]["stage_seconds"] == [30, 30, 600, 30, 30]
 
 
+@pytest.mark.parametrize("name", ["options", "columns", "strategy_options", "float", "low"])
+def test_a_column_or_option_may_have_the_name_of_a_key(name: str, load_digits: Callable[..., RunConfig]) -> None:
+    config = load_digits(
+        f"data.columns.{name}={{low=0, high=1.5, impute=0.5}}",
+        f"model.options.{name}=0.25",
+        f"training.strategy_options.{name}=0.75",
+    )
+    received = RunConfig.from_bytes(config.to_bytes())
+    assert received.data.columns == config.data.columns
+    assert received.model.options == config.model.options
+    assert received.training.strategy_options == config.training.strategy_options
+
+
 def test_equal_configurations_give_equal_bytes(load_digits: Callable[..., RunConfig]) -> None:
     assert load_digits("privacy.target_epsilon=3").to_bytes() == load_digits("privacy.target_epsilon=3.0").to_bytes()
     halves = [load_digits(f"privacy.sampling_probability={text}") for text in ("1/2", "0.5", "2/4", "0.500", "'0.5'")]
