@@ -1,6 +1,7 @@
-"""A second implementation of `fedlearn-secagg v1`, from docs/protocol.md alone: slow, plain, without fedlearn. Python integers and lists; of `cryptography` it takes X25519, Ed25519, the AES block and AES-GCM.
+"""A second implementation of `fedlearn-secagg v1`, from docs/protocol.md alone: slow, plain, without fedlearn.
 
-It plays honest parties and checks nothing: it says what the bytes are.
+Python integers and lists; of `cryptography` it takes X25519, Ed25519, the AES block and AES-GCM. It plays honest
+parties and checks nothing: it says what the bytes are.
 """
 
 import hashlib
