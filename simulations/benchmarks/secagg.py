@@ -2,9 +2,11 @@
 
     python simulations/benchmarks/secagg.py --clients 20 --dimension 1000000 --dropout 0.2 --json
 
-`client`: CPU of stages 0 to 4 of one client, quantization included, training and the model's hash not (Flower's: the
-median of ours, its one). `server`: wall from the last reply to the sum. `server_total`: with verifying, decoding and
-adding the vectors as they arrive. `mask_rate_of_keystream`: bytes of masks added a second, by the raw keystream's.
+`client`: CPU of stages 0 to 4 of one client (ours: the median), without what comes before masking on either side:
+training, clipping, quantization, the model's hash; `client_ratio_quantized` has clipping and quantization in both.
+`server`: wall from the last reply to the sum. `server_total`: with verifying, decoding and adding the vectors as they
+arrive. `mask_rate_of_keystream`: bytes of masks added a CPU second, by the raw keystream's. On a machine that others
+use compare CPU: `server_cpu_ratio`.
 
 Flower runs its own functions on the complete graph with the same threshold. Only one of its clients runs every stage;
 the others share one seed for their own masks, which spares minutes of making shares and changes no time that is taken.
@@ -80,9 +82,10 @@ def summary(
     if peer:
         result |= {f"flower_{name}": round(value, 6) for name, value in peer.items() if name != "bytes_up"}
         result["flower_bytes_over_float32"] = round(peer["bytes_up"] / float32, 5)
-        result["client_ratio"] = round(peer["client_seconds"] / ours["client_seconds"], 2)
-        result["server_ratio"] = round(peer["server_seconds"] / ours["server_seconds"], 2)
-        result["server_total_ratio"] = round(peer["server_total_seconds"] / ours["server_total_seconds"], 2)
+        for name in ("client", "server", "server_cpu", "server_total"):
+            result[f"{name}_ratio"] = round(peer[f"{name}_seconds"] / ours[f"{name}_seconds"], 2)
+        quantized_too = [side["client_seconds"] + side["quantization_seconds"] for side in (peer, ours)]
+        result["client_ratio_quantized"] = round(quantized_too[0] / quantized_too[1], 2)
     return result
 
 
@@ -96,12 +99,13 @@ def measure_fedlearn(vectors: list[Floats], dropped: int, threads: int) -> dict[
     context = Context(position, hashlib.sha256(MODEL).digest(), terms)
     aggregator = Aggregator(context, CONFIG, model=MODEL, roster=roster, asked=roster, threads=threads)
     silent = set(list(roster)[len(vectors) - dropped :])
+    quantizing, lanes = zip(*(cpu_timed(lambda v=vector: quantized(v)) for vector in vectors), strict=True)
     client_cpu, bytes_up, server = dict.fromkeys(roster, 0.0), dict.fromkeys(roster, 0), 0.0
     for stage in Stage:
         for number, (client, request) in enumerate(aggregator.requests().items()):
-            body, vector = request.to_bytes(), vectors[number if stage <= Stage.MASK else 0]
+            body, given = request.to_bytes(), lanes[number if stage <= Stage.MASK else 0]
             started = time.process_time()
-            sealed = answer(participants[client], stage, position, body, vector)
+            sealed = answer(participants[client], stage, position, body, given)
             client_cpu[client] += time.process_time() - started
             bytes_up[client] += len(sealed)
             if stage < Stage.MASK or client not in silent:
@@ -114,12 +118,13 @@ def measure_fedlearn(vectors: list[Floats], dropped: int, threads: int) -> dict[
     started = time.process_time()
     result = aggregator.unmask()
     unmask_cpu = time.process_time() - started
-    expected = sum(quantized(vector).astype(np.int64) for vector in vectors[: len(vectors) - dropped])
-    if not np.array_equal(result.lanes, to_lanes(np.asarray(expected))):
+    expected = np.sum(lanes[: len(vectors) - dropped], axis=0, dtype=np.uint32)
+    if not np.array_equal(result.lanes, expected):
         raise SystemExit("the sum is wrong")
     best = min(seconds for seconds, _ in unmask)
     return {
         "client_seconds": statistics.median(client_cpu[client] for client in roster if client not in silent),
+        "quantization_seconds": statistics.median(quantizing),
         "server_seconds": best,
         "server_cpu_seconds": unmask_cpu,
         "server_total_seconds": server + best,
@@ -166,10 +171,10 @@ def participant_of(client: bytes, key: SigningKey, roster: dict[bytes, bytes], t
     )
 
 
-def answer(participant: Participant, stage: Stage, position: Position, body: bytes, vector: Floats) -> bytes:
-    """A client's sealed reply; its contribution is clipped and quantized, without noise, as Flower has none."""
+def answer(participant: Participant, stage: Stage, position: Position, body: bytes, lanes: Lanes) -> bytes:
+    """A client's sealed reply; its contribution has no noise, as Flower has none."""
     if stage is Stage.MASK:
-        return participant.answer_masked(position, body, lambda _: quantized(vector), lambda: None)
+        return participant.answer_masked(position, body, lambda _: lanes, lambda: None)
     return participant.answer(stage, position, body)
 
 
@@ -208,12 +213,17 @@ def measure_flower(vectors: list[Floats], dropped: int) -> dict[str, Any]:
     masked = [federation.masked[number] for number in federation.active]
     adding, total = timed(lambda: federation.add(masked))
     repeats = REPEATS if len(vectors) <= 30 else 1
+    started = time.process_time()
     unmasking = [timed(lambda: federation.unmask(total)) for _ in range(repeats)]
+    unmask_cpu = (time.process_time() - started) / repeats
     federation.check(unmasking[-1][1])
     best = min(seconds for seconds, _ in unmasking)
+    quantizing = min(cpu_timed(federation.quantize)[0] for _ in range(REPEATS))
     return {
-        "client_seconds": client_seconds,
+        "client_seconds": client_seconds - quantizing,
+        "quantization_seconds": quantizing,
         "server_seconds": best,
+        "server_cpu_seconds": unmask_cpu,
         "server_total_seconds": adding + best,
         "bytes_up": bytes_up,
     }
@@ -277,6 +287,11 @@ class FlowerFederation:
         for number in self.active[1:]:
             self.masked[number] = self.others_vector(number)
         return spent + seconds, sum(payload_bytes(reply) for reply in (keys, shared, collected, unmasked))
+
+    def quantize(self) -> None:
+        """What its stage 2 does before masking."""
+        scaled = self.mod.parameters_multiply([self.vectors[0]], 1.0)
+        self.mod.factor_combine(self.TARGET, self.mod.quantize(scaled, self.CLIPPING, self.TARGET))
 
     def box(self, sender: int) -> bytes:
         """What another client seals for client 0."""
