@@ -1,5 +1,6 @@
 """What several rooms' tests share: a small run that takes a second, and agents without a command line around them."""
 
+import logging
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -33,6 +34,14 @@ def load_digits() -> Callable[..., RunConfig]:
 def load_plain(load_digits: Callable[..., RunConfig]) -> Callable[..., RunConfig]:
     """The same with masking off: vectors leave in the clear."""
     return lambda *overrides: load_digits("secure_aggregation.masking=false", *overrides)
+
+
+@pytest.fixture(autouse=True)
+def _loggers_stay_on() -> None:
+    """Parts of Flower that some tests load configure logging anew and turn every logger off that exists by then."""
+    for name, logger in logging.root.manager.loggerDict.items():
+        if name.startswith("fedlearn") and isinstance(logger, logging.Logger):
+            logger.disabled = False
 
 
 class Party:
