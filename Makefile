@@ -35,6 +35,9 @@ e2e: install
 bench: install
 	$(BIN)/python simulations/benchmarks/scenarios.py
 
+soak: install
+	FEDLEARN_MUTATIONS=1000000 $(BIN)/python -m pytest tests/attacks/test_mutated_messages.py --timeout 1500
+
 lock: install
 	$(BIN)/pip freeze --exclude-editable | sed 's/^torch==\(.*\)+cpu$$/torch==\1/' > requirements.lock
 
