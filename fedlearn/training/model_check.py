@@ -76,13 +76,13 @@ def _try_on_two_records(model: nn.Module, input_shape: tuple[int, ...], classes:
     model.train()
     buffers = {name: buffer.clone() for name, buffer in model.named_buffers()}
     alone = [_gradients(model, features[i : i + 1], labels[i : i + 1], classes) for i in range(2)]
-    _refuse_differences(model, alone[0], _gradients(model, features[:1], labels[:1], classes), _RANDOM)
     for name, buffer in model.named_buffers():
         if not torch.equal(buffer, buffers[name]):
             raise ConfigError(
                 f"the model's buffer {name} changes while it trains, and would carry what records taught it past the "
                 "noise; use a layer without running statistics, such as torch.nn.GroupNorm"
             )
+    _refuse_differences(model, alone[0], _gradients(model, features[:1], labels[:1], classes), _RANDOM)
     together = _gradients(model, features, labels, classes)
     _refuse_differences(model, [a + b for a, b in zip(*alone, strict=True)], together, _COUPLED)
     if not has_closed_form(model):
