@@ -18,16 +18,17 @@ PRIME: Final = 2**256 + 297
 SECRET_BYTES: Final = 32
 SHARE_BYTES: Final = 33
 
-_COEFFICIENT_BITS: Final = PRIME.bit_length()  # 257
+_LOW_BITS: Final = (1 << PRIME.bit_length()) - 1  # 257 bits
 
 
 def draw_coefficients(count: int, entropy: Entropy) -> list[int]:
-    """`count` integers, uniform below p: 33 bytes, of which the low 257 bits count, drawn again at p and above."""
+    """`count` integers, uniform below p: of 33 bytes each the low 257 bits, and what is p or above drawn again."""
     drawn: list[int] = []
     while len(drawn) < count:
-        candidate = int.from_bytes(entropy(SHARE_BYTES), "big") % (1 << _COEFFICIENT_BITS)
-        if candidate < PRIME:
-            drawn.append(candidate)
+        size = SHARE_BYTES * (count - len(drawn))
+        data = entropy(size)
+        candidates = [int.from_bytes(data[at : at + SHARE_BYTES], "big") for at in range(0, size, SHARE_BYTES)]
+        drawn += [low for low in (candidate & _LOW_BITS for candidate in candidates) if low < PRIME]
     return drawn
 
 

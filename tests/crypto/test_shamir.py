@@ -65,8 +65,9 @@ def test_coefficients_are_uniform_below_the_prime():
 
 
 def test_a_candidate_at_the_prime_is_drawn_again():
-    candidates = iter([PRIME.to_bytes(33, "big"), (PRIME - 1).to_bytes(33, "big"), b"\xfe" + bytes(31) + b"\x07"])
-    assert draw_coefficients(2, lambda _: next(candidates)) == [PRIME - 1, 7]
+    """The low 257 bits of 33 bytes: of 0xfe ... 07 only the 7 is left."""
+    stream = iter(PRIME.to_bytes(33, "big") + (PRIME - 1).to_bytes(33, "big") + b"\xfe" + bytes(31) + b"\x07")
+    assert draw_coefficients(2, lambda size: bytes(next(stream) for _ in range(size))) == [PRIME - 1, 7]
 
 
 @pytest.mark.parametrize("data", [b"", bytes(32), bytes(34), PRIME.to_bytes(33, "big"), b"\xff" * 33])

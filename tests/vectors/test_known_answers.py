@@ -107,21 +107,16 @@ def test_every_message_of_a_round_is_the_known_one():
 def participant(client: dict, context: Context) -> Participant:
     drawn = [client["mask_seed"], client["channel_seed"], client["self_mask_seed"]]
     drawn += client["mask_coefficients"] + client["self_coefficients"]
-    queue = iter(hexed(value) for value in drawn)
+    stream = iter(hexed("".join(drawn)))
     roster = {hexed(other["client_id"]): hexed(other["public"]) for other in ROUND["clients"]}
     return Participant(
         Member(hexed(client["client_id"]), SigningKey(hexed(client["identity_seed"])), roster),
         context.position.session,
-        entropy=lambda size: checked(next(queue), size),
+        entropy=lambda size: bytes(next(stream) for _ in range(size)),
         agree=lambda _: context.terms,
         advance=lambda *_: None,
         on_refusal=lambda stage, error: pytest.fail(f"{stage}: {error}"),
     )
-
-
-def checked(drawn: bytes, size: int) -> bytes:
-    assert len(drawn) == size
-    return drawn
 
 
 def test_the_known_sum_is_that_of_the_survivors():
