@@ -16,6 +16,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
 from fedlearn.config import RunConfig
+from fedlearn.durable import write_whole
 from fedlearn.errors import ConfigError
 from fedlearn.privacy.clipping import Vector
 
@@ -55,12 +56,7 @@ class RunFolder:
 
     def write(self, name: str, content: bytes) -> None:
         """Replace a file as a whole, durably."""
-        temporary = self.path / f".{name}.new"
-        with temporary.open("wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(self.path / name)
+        write_whole(self.path / name, content)
 
     def write_json(self, name: str, content: Mapping[str, Any]) -> None:
         """Replace a JSON file as a whole, durably."""

@@ -22,6 +22,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Literal, NamedTuple
 
+from fedlearn.durable import open_database
 from fedlearn.errors import BudgetExceededError, RefusedError
 from fedlearn.privacy.accounting import Event, best_order_of_budget, epsilon_at_order, epsilon_of
 from fedlearn.privacy.guarantee import PrivacyUnit, rounded_up
@@ -151,10 +152,7 @@ class Ledger:
         self._budgets: dict[str, _Budget] = {}
         self._books = _Books()
         try:
-            self._database = sqlite3.connect(path, timeout=30, isolation_level=None, check_same_thread=False)
-            self._database.execute("PRAGMA journal_mode=WAL")
-            self._database.execute("PRAGMA synchronous=FULL")
-            self._database.executescript(_SCHEMA)
+            self._database = open_database(path, _SCHEMA)
         except sqlite3.DatabaseError as error:
             raise RefusedError(f"{path}: the ledger cannot be opened ({error}); nothing is released") from None
         with self._transaction():

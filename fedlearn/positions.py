@@ -4,6 +4,7 @@ import sqlite3
 import threading
 from pathlib import Path
 
+from fedlearn.durable import open_database
 from fedlearn.errors import ProtocolError, RefusedError
 
 __all__ = ["Positions"]
@@ -18,7 +19,6 @@ _ADVANCE = """
 INSERT INTO positions VALUES (?1, ?2, ?3, ?4)
 ON CONFLICT DO UPDATE SET round = ?3, attempt = ?4 WHERE (round, attempt) < (?3, ?4)
 """
-_BUSY_SECONDS = 30.0
 
 
 class Positions:
@@ -31,10 +31,7 @@ class Positions:
     def __init__(self, path: Path) -> None:
         self._path, self._lock = path, threading.Lock()
         try:
-            self._database = sqlite3.connect(path, timeout=_BUSY_SECONDS, isolation_level=None, check_same_thread=False)
-            self._database.execute("PRAGMA journal_mode=WAL")
-            self._database.execute("PRAGMA synchronous=FULL")
-            self._database.executescript(_SCHEMA)
+            self._database = open_database(path, _SCHEMA)
         except sqlite3.DatabaseError as error:
             raise RefusedError(f"{path}: the ledger cannot be opened ({error}); nothing is answered") from None
 

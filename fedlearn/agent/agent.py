@@ -18,7 +18,7 @@ from torch import nn
 
 from fedlearn.agent.agreement import Agreement, agree
 from fedlearn.agent.frames import REFUSAL, Frame
-from fedlearn.agent.turns import Turn, take_turns
+from fedlearn.agent.turns import Turn, answer_all
 from fedlearn.config import RunConfig
 from fedlearn.contribution import Contributor
 from fedlearn.crypto.keystream import Entropy, stream_entropy
@@ -163,6 +163,8 @@ class Agent:
             position=position,
             contributor=self.holder.contributor(self._agreement, frame.round),
             agreement=self._agreement,
+            ledger=self.premises.ledger,
+            entropy=self.premises.entropy,
             model=frame.body,
             model_hash=digest,
             finish=finish,
@@ -178,19 +180,13 @@ class Agent:
 def handle_many(agents: Sequence[Agent], stage: str, requests: Sequence[bytes]) -> list[bytes]:
     """The replies of several agents of one process to one frame each, in order; `Agent.handle` is its list of one."""
     answers = [_answer(agent, stage, data) for agent, data in zip(agents, requests, strict=True)]
-    turns = [answer for answer in answers if isinstance(answer, Turn)]
-    if turns:
-        premises = agents[0].premises
-        take_turns(turns, ledger=premises.ledger, entropy=premises.entropy)
-    return [(answer.reply or REFUSAL) if isinstance(answer, Turn) else answer for answer in answers]
+    return answer_all(answers)
 
 
 def _answer(agent: Agent, stage: str, data: bytes) -> bytes | Turn:
     """The reply, or for a vector not yet made the turn to make it."""
     try:
-        frame = Frame.from_bytes(data)
-        if frame.stage != stage:
-            raise ProtocolError(f"a frame of stage {frame.stage} in a message of stage {stage}")
+        frame = Frame.of_stage(stage, data)
         digest = _digest(frame.body)
         earlier = agent.earlier_reply(frame, digest)
         if earlier is not None:

@@ -63,6 +63,18 @@ class Frame:
         return frame
 
     @classmethod
+    def of_stage(cls, stage: str, data: bytes) -> "Frame":
+        """The frame in `data`, which came in a message of `stage`.
+
+        Raises:
+            ProtocolError: not exactly one canonical frame, or one of another stage.
+        """
+        frame = cls.from_bytes(data)
+        if frame.stage != stage:
+            raise ProtocolError(f"a frame of stage {frame.stage} in a message of stage {stage}")
+        return frame
+
+    @classmethod
     def _from_header(cls, header: bytes, body: bytes) -> "Frame":
         try:
             fields = json.loads(header.decode("ascii"))

@@ -7,7 +7,8 @@ from dataclasses import dataclass, field
 from fedlearn.agent.agent import Holder, Premises
 from fedlearn.agent.agreement import Agreement
 from fedlearn.agent.frames import REFUSAL, Frame
-from fedlearn.agent.turns import Turn, take_turns
+from fedlearn.agent.turns import Turn, answer_all
+from fedlearn.attempts import STAGE_NAMES
 from fedlearn.errors import ProtocolError
 from fedlearn.roster import Roster
 from fedlearn.secagg.messages import Envelope, Stage
@@ -18,13 +19,7 @@ from fedlearn.terms import terms_of
 
 __all__ = ["MaskedAgent", "handle_many_masked"]
 
-_STAGES = {
-    "advertise": Stage.ADVERTISE,
-    "share": Stage.SHARE,
-    "masked": Stage.MASK,
-    "consistency": Stage.CONSISTENCY,
-    "unmask": Stage.UNMASK,
-}
+_STAGES = dict(zip(STAGE_NAMES, Stage, strict=True))
 
 _SESSIONS_KEPT = 16
 
@@ -95,6 +90,8 @@ class MaskedAgent:
             position=(frame.session, frame.round, frame.attempt),
             contributor=self.holder.contributor(session.agreement, frame.round),
             agreement=session.agreement,
+            ledger=self.premises.ledger,
+            entropy=self.premises.entropy,
             model=work.model,
             model_hash=work.model_hash,
             finish=lambda lanes: participant.finish_masked(work, lanes),
@@ -122,18 +119,12 @@ def position_of(frame: Frame) -> Position:
 def handle_many_masked(agents: Sequence[MaskedAgent], stage: str, requests: Sequence[bytes]) -> list[bytes]:
     """The replies of several agents of one process to one frame each, in order; `handle` is its list of one."""
     answers = [_answer(agent, stage, data) for agent, data in zip(agents, requests, strict=True)]
-    turns = [answer for answer in answers if isinstance(answer, Turn)]
-    if turns:
-        premises = agents[0].premises
-        take_turns(turns, ledger=premises.ledger, entropy=premises.entropy)
-    return [(answer.reply or REFUSAL) if isinstance(answer, Turn) else answer for answer in answers]
+    return answer_all(answers)
 
 
 def _answer(agent: MaskedAgent, stage: str, data: bytes) -> bytes | Turn:
     try:
-        frame = Frame.from_bytes(data)
-        if frame.stage != stage:
-            raise ProtocolError(f"a frame of stage {frame.stage} in a message of stage {stage}")
+        frame = Frame.of_stage(stage, data)
         position = position_of(frame)
     except ProtocolError as error:  # whoever sent it cannot be answered with a signature over what it asked
         agent.holder.log_refusal(error)

@@ -18,6 +18,7 @@ from fedlearn.crypto.signatures import SigningKey
 from fedlearn.data import load_dataset
 from fedlearn.data.dataset import Column, DataOptions, Dataset
 from fedlearn.data.partition import Partition, make_partition
+from fedlearn.durable import write_whole
 from fedlearn.errors import ConfigError
 from fedlearn.ledger import Ledger
 from fedlearn.models import build_model, model_features
@@ -229,7 +230,7 @@ def _identities(folder: Path, population_size: int) -> list[SigningKey]:
     """Everybody's long-term key, derived from one secret of this run; the roster is written with the first use."""
     secret_file = folder / _KEY_FILE
     if not secret_file.is_file():
-        _write_secret(secret_file, os.urandom(32))
+        write_whole(secret_file, os.urandom(32), mode=0o600)
     secret = secret_file.read_bytes()
     keys = [SigningKey(_derive_identity(secret, _client_id(client))) for client in range(population_size)]
     if not (folder / _ROSTER_FILE).is_file():
@@ -239,14 +240,8 @@ def _identities(folder: Path, population_size: int) -> list[SigningKey]:
         members = [
             RosterEntry(_dataset_id(client), "", _client_id(client), key.public) for client, key in enumerate(keys)
         ]
-        (folder / _ROSTER_FILE).write_bytes(Roster.of(coordinator, tuple(members)).content)
+        write_whole(folder / _ROSTER_FILE, Roster.of(coordinator, tuple(members)).content)
     return keys
-
-
-def _write_secret(path: Path, secret: bytes) -> None:
-    """Write a new file that only its owner can read."""
-    with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
-        file.write(secret)
 
 
 def _derive_identity(secret: bytes, client_id: bytes) -> bytes:

@@ -4,6 +4,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from fedlearn.agent.agreement import Agreement
+from fedlearn.agent.frames import REFUSAL
 from fedlearn.contribution import Contributor, contribute
 from fedlearn.crypto.keystream import Entropy
 from fedlearn.errors import FedlearnError, ProtocolError, RefusedError
@@ -12,7 +13,7 @@ from fedlearn.privacy.clipping import Vector
 from fedlearn.privacy.quantization import Lanes
 from fedlearn.vector import read_model
 
-__all__ = ["Turn", "take_turns"]
+__all__ = ["Turn", "answer_all"]
 
 # Rows of a cohort are computed in chunks, so that the float64 vectors of one chunk stay below 128 MiB.
 _CHUNK_ENTRIES = 1 << 24
@@ -22,6 +23,7 @@ _CHUNK_ENTRIES = 1 << 24
 class Turn:
     """One client's turn to contribute. Exactly one of `finish` and `refuse` is called; `reply` is what it gave.
 
+    All turns that are taken together have one ledger and one entropy: those of their process.
     `stopped` says whether the attempt was ended meanwhile, so that nothing must be released for it.
     """
 
@@ -29,6 +31,8 @@ class Turn:
     position: tuple[str, int, int]  # session, round, attempt
     contributor: Contributor
     agreement: Agreement
+    ledger: Ledger
+    entropy: Entropy = field(repr=False)
     model: bytes | memoryview = field(repr=False)
     model_hash: bytes
     finish: Callable[[Lanes], bytes]
@@ -36,6 +40,14 @@ class Turn:
     stopped: Callable[[], bool] = lambda: False
     reply: bytes | None = None
     reservation: int | None = None
+
+
+def answer_all(answers: Sequence[bytes | Turn]) -> list[bytes]:
+    """The replies of several agents of one process, in order: those given, and those whose turn it is to be made."""
+    turns = [answer for answer in answers if isinstance(answer, Turn)]
+    if turns:
+        take_turns(turns, ledger=turns[0].ledger, entropy=turns[0].entropy)
+    return [(answer.reply or REFUSAL) if isinstance(answer, Turn) else answer for answer in answers]
 
 
 def take_turns(turns: Sequence[Turn], *, ledger: Ledger, entropy: Entropy) -> None:

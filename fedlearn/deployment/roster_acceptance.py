@@ -1,7 +1,6 @@
 """Accepting a roster: check its hash, write it beside the policy, note whose keys were compared, pin the hash."""
 
 import hashlib
-import os
 import re
 import tomllib
 from collections.abc import Sequence
@@ -9,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from fedlearn.durable import write_whole
 from fedlearn.errors import ConfigError, RefusedError
 from fedlearn.holder_policy import HolderPolicy
 from fedlearn.roster import Confirmations, Roster, RosterEntry
@@ -145,11 +145,4 @@ def _replace(path: Path, content: bytes) -> None:
     """Write a whole file or nothing; a new one is its owner's alone, another keeps its mode."""
     path = path.resolve()
     mode = path.stat().st_mode & 0o777 if path.exists() else 0o600
-    unfinished = path.with_name(f".{path.name}.new")
-    unfinished.unlink(missing_ok=True)
-    with os.fdopen(os.open(unfinished, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
-        file.write(content)
-        os.fchmod(file.fileno(), mode)
-        file.flush()
-        os.fsync(file.fileno())
-    unfinished.replace(path)
+    write_whole(path, content, mode=mode)

@@ -1,9 +1,7 @@
 """Flower's own strategies as server optimizers: each is fed with the one aggregated reply of a round."""
 
 import inspect
-import logging
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from typing import cast
 
 import numpy as np
@@ -15,6 +13,7 @@ from numpy.typing import NDArray
 from fedlearn.errors import ConfigError
 from fedlearn.flower.in_process_grid import make_message
 from fedlearn.privacy.clipping import Vector
+from fedlearn.quiet import quiet
 from fedlearn.vector import Layout
 from fedlearn.wording import nearest
 
@@ -42,12 +41,12 @@ class StrategyOptimizer:
     def __init__(self, name: str, options: Mapping[str, float], layout: Layout) -> None:
         check_options(name, options)
         self._layout = layout
-        with _flower_is_quiet():
+        with quiet("flwr"):
             self._strategy = STRATEGIES[name](fraction_train=0.0, fraction_evaluate=0.0, **options)  # type: ignore[arg-type]  # options are floats, checked above
 
     def step(self, round_number: int, weights: Vector, update: Vector) -> Vector:
         """The weights after the strategy took `weights + update` as the clients' mean; all (d,) float64."""
-        with _flower_is_quiet():
+        with quiet("flwr"):
             before = self._arrays(weights)
             self._strategy.configure_train(round_number, before, ConfigRecord(), cast(Grid, None))
             content = RecordDict(
@@ -101,14 +100,3 @@ def check_options(name: str, options: Mapping[str, float]) -> None:
             raise ConfigError(f"training.strategy_options.{option} is {value}; expected at least 0 and below 1")
         if option not in _DECAYS and value <= 0:
             raise ConfigError(f"training.strategy_options.{option} is {value}; expected a number above 0")
-
-
-@contextmanager
-def _flower_is_quiet() -> Iterator[None]:
-    logger = logging.getLogger("flwr")
-    level = logger.level
-    logger.setLevel(logging.ERROR)
-    try:
-        yield
-    finally:
-        logger.setLevel(level)

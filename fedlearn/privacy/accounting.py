@@ -6,10 +6,8 @@ discrete, so each event carries `eta`, the total variation between the two, and 
 """
 
 import json
-import logging
 import math
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 from decimal import ROUND_CEILING, Context, Decimal, InvalidOperation
 from fractions import Fraction
@@ -20,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fedlearn.errors import ConfigError
+from fedlearn.quiet import quiet
 
 __all__ = [
     "Event",
@@ -251,7 +250,7 @@ def _rdp_of_sum(millionths: int, probability: Fraction, orders: tuple[float, ...
     from dp_accounting.rdp import RdpAccountant
 
     event = Event(count=1, eta=Decimal(0), noise_multiplier_millionths=millionths, sampling_probability=probability)
-    with _quiet_absl():
+    with quiet("absl"):  # it warns for each order that it leaves out at q < 1; leaving one out is safe
         curve: _Curve = RdpAccountant(orders).compose(_dp_event(event)).rdp
     curve.setflags(write=False)
     return curve
@@ -279,15 +278,3 @@ def _position(order: float) -> int:
         return _orders().index(order)
     except ValueError:
         raise ConfigError(f"the order is {order}; expected one of dp-accounting's default orders") from None
-
-
-@contextmanager
-def _quiet_absl() -> Iterator[None]:
-    """dp-accounting warns for each order that it leaves out at q < 1; leaving one out is safe."""
-    logger = logging.getLogger("absl")
-    level = logger.level
-    logger.setLevel(logging.ERROR)
-    try:
-        yield
-    finally:
-        logger.setLevel(level)

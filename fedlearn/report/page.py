@@ -1,7 +1,5 @@
 """`report.html`: one file that needs no network, no script and no other file."""
 
-import os
-import tempfile
 from collections.abc import Mapping
 from datetime import datetime
 from pathlib import Path
@@ -9,6 +7,7 @@ from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
+from fedlearn.durable import write_whole
 from fedlearn.errors import ConfigError
 from fedlearn.privacy.accounting import Event
 from fedlearn.report.disclosures import disclosures
@@ -41,23 +40,10 @@ def write_report(run_folder: Path) -> Path:
     page = _rendered(RunFolder.read(run_folder)).encode("utf-8")
     target = run_folder / "report.html"
     try:
-        _replace(target, page)
+        write_whole(target, page, mode=0o644)
     except OSError as error:
         raise ConfigError(f"{target}: cannot be written: {error.strerror}; check the folder's permissions") from None
     return target
-
-
-def _replace(target: Path, body: bytes) -> None:
-    handle, name = tempfile.mkstemp(prefix=".report-", suffix=".tmp", dir=target.parent)
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(body)
-            os.fsync(file.fileno())
-        Path(name).chmod(0o644)
-        Path(name).replace(target)
-    except BaseException:
-        Path(name).unlink(missing_ok=True)
-        raise
 
 
 def _rendered(run: RunFolder) -> str:

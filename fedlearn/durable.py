@@ -1,0 +1,45 @@
+"""Files that a crash leaves whole: the one way to replace a file, and to open a database that must not forget."""
+
+import os
+import sqlite3
+from pathlib import Path
+
+__all__ = ["open_database", "write_whole"]
+
+_BUSY_SECONDS = 30.0
+
+
+def write_whole(path: Path, content: bytes, *, mode: int | None = None) -> None:
+    """Replace a file as a whole, durably: a temporary name beside it, fsync, rename.
+
+    `mode` is set whatever the umask is; None leaves it to the umask.
+
+    Guarantees: under its name there is the old content or the new, never a part; a failed write leaves nothing behind.
+    """
+    unfinished = path.with_name(f".{path.name}.new")
+    unfinished.unlink(missing_ok=True)  # of a process that was killed
+    created = os.open(unfinished, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666 if mode is None else 0o600)
+    try:
+        with os.fdopen(created, "wb") as file:
+            file.write(content)
+            if mode is not None:
+                os.fchmod(file.fileno(), mode)
+            file.flush()
+            os.fsync(file.fileno())
+        unfinished.replace(path)
+    except BaseException:
+        unfinished.unlink(missing_ok=True)
+        raise
+
+
+def open_database(path: Path, schema: str) -> sqlite3.Connection:
+    """A SQLite file of which every committed transaction is on disk; transactions are the caller's, in any thread.
+
+    Raises:
+        sqlite3.DatabaseError: it is not a database, or cannot be opened.
+    """
+    database = sqlite3.connect(path, timeout=_BUSY_SECONDS, isolation_level=None, check_same_thread=False)
+    database.execute("PRAGMA journal_mode=WAL")
+    database.execute("PRAGMA synchronous=FULL")
+    database.executescript(schema)
+    return database
