@@ -221,6 +221,8 @@ def _settle_interrupted_attempt(coordinator: Coordinator) -> None:
     """After a crash: an attempt that asked for vectors counts as spent and uses a spare round."""
     progress = coordinator.progress
     coordinator.folder.keep_lines_until("metrics.jsonl", progress.round)
+    # Every event counts; only a line that the crash left unfinished goes, before the next one is added to it.
+    coordinator.folder.keep_lines_until("events.jsonl", progress.round + 1)
     if not progress.asking:
         coordinator.save(progress.next_attempt())
         return

@@ -182,3 +182,19 @@ def test_without_enough_clients_the_run_fails_with_its_folder_intact(load_digits
         fedlearn.simulate(load_digits("run.rounds=2", "runtime.dropout=0.6"), output=tmp_path / "run")
     assert (tmp_path / "run" / "config.toml").is_file()
     assert len(RunFolder(tmp_path / "run").lines("events.jsonl")) == 3
+
+
+def test_a_line_that_a_crash_left_unfinished_does_not_spoil_the_next_one(load_digits, tmp_path):
+    config = load_digits("run.rounds=3", "run.spare_rounds=2")
+
+    def stop_after_one(result):
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        fedlearn.simulate(config, stop_after_one, output=tmp_path / "run")
+    folder = RunFolder(tmp_path / "run")
+    for name in ("events.jsonl", "metrics.jsonl"):
+        with folder.file(name).open("a") as file:
+            file.write('{"round": 2, "att')
+    assert resume(folder.path).rounds == 3
+    assert [line["round"] for line in folder.lines("events.jsonl")] == [1, 2, 3]
