@@ -148,6 +148,7 @@ class AgentPool:
         masking = config.secure_aggregation.masking
         identities = _identities(folder, data.population_size) if masking else None
         self._roster = simulated_roster(folder) if masking else None
+        self._public_keys = self._roster.keys if self._roster else {}  # one mapping for all, not one a client
         self._identities = identities or []
         self._plain: dict[int, Agent] = {}
         self._masked: dict[int, MaskedAgent] = {}
@@ -205,7 +206,7 @@ class AgentPool:
     def _masked_agent(self, client: int) -> MaskedAgent:
         if client not in self._masked:
             assert self._roster is not None
-            member = Member(_client_id(client), self._identities[client], self._roster.keys)
+            member = Member(_client_id(client), self._identities[client], self._public_keys)
             self._masked[client] = MaskedAgent(self._new_holder(client), member, self._roster, self._premises)
         return self._masked[client]
 
