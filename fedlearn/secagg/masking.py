@@ -19,7 +19,7 @@ __all__ = ["MaskedVector", "add_keystreams", "check_words_hold", "with_check_wor
 
 MaskedVector = NewType("MaskedVector", NDArray[np.uint32])  # (d + 3,) lanes that may leave the client
 
-_CHUNK: Final = 1 << 18
+_CHUNK: Final = 1 << 19  # a call long enough that threads do not wait for each other; 1.3x 256 KiB with two threads
 # With many ciphers open, their key schedules and tables want a part of the cache.
 _SMALL_CHUNK: Final = 1 << 17
 _MANY: Final = 64
