@@ -250,6 +250,44 @@ def test_r19_a_second_session_goes_on_spending(ledger):
     assert [len(ledger.events(session=name)) for name in ("s", "another", "none")] == [1, 1, 0]
 
 
+def a_session_of_two_data_sets(ledger):
+    a_budget(ledger, "clinic")
+    for number in range(3):
+        ledger.release(ledger.reserve([a_release(number)]))
+    ledger.release(ledger.reserve([a_release(0, dataset_id="clinic")]))
+    ledger.void(ledger.reserve([a_release(1, dataset_id="clinic")]))
+
+
+def test_the_state_of_a_session_tells_nothing_of_the_holders_other_runs(ledger, tmp_path):
+    other = Ledger(tmp_path / "other.db")
+    a_budget(other, max_epsilon=8.0)
+    other.release(other.reserve([a_release(0, session="earlier")]))
+    for each in (ledger, other):
+        a_session_of_two_data_sets(each)
+    other.reserve([a_release(1, session="later")])
+    for dataset_id in (None, "ward", "clinic"):
+        assert ledger.session("s", dataset_id) == other.session("s", dataset_id)
+
+
+def test_the_state_of_a_session_counts_its_rows_and_the_releases_of_the_data_set_that_has_most(ledger):
+    a_session_of_two_data_sets(ledger)
+    states = [ledger.session("s", dataset_id) for dataset_id in (None, "ward", "clinic", "nobody's")]
+    assert [(state.entries, state.releases) for state in states] == [(10, 3), (6, 3), (4, 1), (0, 0)]
+    assert len({state.head for state in states}) == 4
+    assert states[3].head == bytes(32) == ledger.session("of another").head
+
+
+def test_every_row_of_a_session_moves_its_head_and_no_row_of_another_does(ledger):
+    heads = [ledger.session("s").head]
+    (first,) = ledger.reserve([a_release(0)])
+    heads.append(ledger.session("s").head)
+    ledger.release([first])
+    heads.append(ledger.session("s").head)
+    ledger.void(ledger.reserve([a_release(0, session="another")]))
+    assert len(set(heads)) == 3
+    assert ledger.session("s").head == heads[-1]
+
+
 def test_rows_cannot_be_updated_or_deleted(path, ledger):
     ledger.reserve([a_release(0)])
     with sqlite3.connect(path) as database:

@@ -11,26 +11,24 @@ The lifetime check uses one order of Renyi divergence, fixed before the data set
 after seeing earlier models, and the filter that allows it (Feldman and Zrnic, arXiv:2008.11193) is for one order.
 """
 
-import hashlib
 import sqlite3
 import threading
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
-from functools import lru_cache
 from pathlib import Path
-from typing import Literal, NamedTuple
 
 from fedlearn.durable import open_database
 from fedlearn.errors import BudgetExceededError, RefusedError
-from fedlearn.privacy.accounting import Event, best_order_of_budget, epsilon_at_order, epsilon_of
+from fedlearn.ledger.books import Booking, Books, Budget, Kind, Reservation, Row, SessionState, session_state
+from fedlearn.privacy.accounting import best_order_of_budget
 from fedlearn.privacy.guarantee import PrivacyUnit, rounded_up
 
-__all__ = ["Booking", "Ledger", "Reservation"]
+__all__ = ["Ledger"]
 
-_ROW_LABEL = b"fedlearn/ledger/v1/row"
-_GENESIS = bytes(32)
+_ROWS = "SELECT seq, dataset_id, kind, reservation, session, round, attempt, event, prev_hash, hash FROM entries "
+_NEW_ROWS = _ROWS + "WHERE seq > ? ORDER BY seq"
+_ROWS_OF_SESSION = _ROWS + "WHERE session = ? AND dataset_id = ifnull(?, dataset_id) ORDER BY seq"
 
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS datasets (
@@ -47,88 +45,6 @@ CREATE TABLE IF NOT EXISTS entries (
     for table in ("datasets", "entries")
     for verb in ("UPDATE", "DELETE")
 )
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Reservation:
-    """A release that is about to be prepared. `event` is canonical; `max_releases` bounds this data set's session."""
-
-    dataset_id: str
-    session: str
-    round: int
-    attempt: int
-    event: bytes
-    max_releases: int
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Booking:
-    """A reservation that counts: released, or reserved and not voided."""
-
-    reservation: int
-    dataset_id: str
-    session: str
-    round: int
-    attempt: int
-    event: Event
-    released: bool
-
-
-@dataclass(frozen=True, slots=True)
-class _Budget:
-    privacy_unit: str
-    max_epsilon: float
-    max_delta: float
-    order: float
-
-    def __str__(self) -> str:
-        return f"epsilon {self.max_epsilon} at delta {self.max_delta} per {self.privacy_unit} (order {self.order:g})"
-
-
-_Kind = Literal["reserve", "release", "void"]
-
-
-class _Row(NamedTuple):
-    seq: int
-    dataset_id: str
-    kind: _Kind
-    reservation: int
-    session: str
-    round: int
-    attempt: int
-    event: bytes
-
-    def hash_after(self, previous: bytes) -> bytes:
-        numbers = (self.seq, self.reservation, self.round, self.attempt)
-        parts = [_ROW_LABEL, previous, *(number.to_bytes(8, "big") for number in numbers)]
-        parts += [self.dataset_id.encode(), self.kind.encode(), self.session.encode(), self.event]
-        return hashlib.sha256(b"".join(len(part).to_bytes(4, "big") + part for part in parts)).digest()
-
-
-@dataclass(slots=True)
-class _Books:
-    """What the rows read so far add up to; derived, and brought up to date inside every transaction."""
-
-    seq: int = 0
-    head: bytes = _GENESIS
-    reservations: dict[int, _Row] = field(default_factory=dict)  # all that count
-    released: set[int] = field(default_factory=set)
-    spent: dict[str, Counter[bytes]] = field(default_factory=lambda: defaultdict(Counter))
-    latest: dict[tuple[str, str], tuple[int, int]] = field(default_factory=dict)
-    releases: Counter[tuple[str, str]] = field(default_factory=Counter)
-
-    def add(self, row: _Row) -> None:
-        key = (row.dataset_id, row.session)
-        if row.kind == "reserve":
-            self.reservations[row.seq] = row
-            self.spent[row.dataset_id][row.event] += 1
-            self.latest[key] = (row.round, row.attempt)
-        elif row.kind == "release":
-            self.released.add(row.reservation)
-            self.releases[key] += 1
-        else:
-            del self.reservations[row.reservation]
-            self.spent[row.dataset_id][row.event] -= 1
 
 
 class Ledger:
@@ -149,8 +65,8 @@ class Ledger:
         self._path = path
         self._lock = threading.RLock()
         self._own: dict[int, int] = {}  # open reservations of this process -> their max_releases
-        self._budgets: dict[str, _Budget] = {}
-        self._books = _Books()
+        self._budgets: dict[str, Budget] = {}
+        self._books = Books()
         try:
             self._database = open_database(path, _SCHEMA)
         except sqlite3.DatabaseError as error:
@@ -180,7 +96,7 @@ class Ledger:
             RefusedError: a data set has a budget of another unit or size, or another order.
         """
         fixed = best_order_of_budget(max_epsilon, max_delta) if order is None else order
-        budget = _Budget(str(privacy_unit), max_epsilon, max_delta, fixed)
+        budget = Budget(str(privacy_unit), max_epsilon, max_delta, fixed)
         with self._transaction():
             for name in [dataset_id] if isinstance(dataset_id, str) else dataset_id:
                 known = self._budget(name)
@@ -229,20 +145,18 @@ class Ledger:
     def events(self, dataset_id: str | None = None, session: str | None = None) -> list[Booking]:
         """What counts, oldest first, of one data set or session or of all."""
         with self._transaction():
-            books = self._books
-            return [
-                Booking(
-                    reservation=row.seq,
-                    dataset_id=row.dataset_id,
-                    session=row.session,
-                    round=row.round,
-                    attempt=row.attempt,
-                    event=_event(row.event),
-                    released=row.seq in books.released,
-                )
-                for row in books.reservations.values()
-                if dataset_id in (None, row.dataset_id) and session in (None, row.session)
-            ]
+            bookings = self._books.bookings()
+        return [
+            booking
+            for booking in bookings
+            if dataset_id in (None, booking.dataset_id) and session in (None, booking.session)
+        ]
+
+    def session(self, session: str, dataset_id: str | None = None) -> SessionState:
+        """How far a session came at one data set, or at all of this ledger together."""
+        with self._transaction():
+            rows = self._database.execute(_ROWS_OF_SESSION, (session, dataset_id))
+            return session_state(Row(*values) for *values, _, _ in rows)
 
     def releases(self, dataset_id: str, session: str) -> int:
         """How many releases the data set made in the session: its participations."""
@@ -257,8 +171,8 @@ class Ledger:
         """
         with self._transaction():
             budget = self._known_budget(dataset_id)
-            history = tuple(sorted(self._books.spent[dataset_id].items()))
-        return _at_fixed_order(history, budget), _at_best_order(history, budget)
+            events = self._books.spent[dataset_id]
+            return budget.spent_by(events), budget.estimate_of(events)
 
     def verify_chain(self) -> int:
         """Read every row again and check its hash; returns the number of rows.
@@ -267,7 +181,7 @@ class Ledger:
             RefusedError: the first row that was changed, removed or inserted.
         """
         with self._lock:
-            self._books = _Books()
+            self._books = Books()
             with self._transaction():
                 return self._books.seq
 
@@ -287,35 +201,29 @@ class Ledger:
                     self._database.execute("ROLLBACK")
                 self._budgets.clear()
                 if self._books.seq != committed:  # the books are ahead of the file: read it anew
-                    self._books = _Books()
+                    self._books = Books()
                 if isinstance(error, sqlite3.Error):
                     raise RefusedError(f"{self._path}: the ledger failed ({error}); nothing is released") from None
                 raise
 
     def _read_new_rows(self) -> None:
-        query = (
-            "SELECT seq, dataset_id, kind, reservation, session, round, attempt, event, prev_hash, hash FROM entries "
-            "WHERE seq > ? ORDER BY seq"
-        )
-        for *values, previous, digest in self._database.execute(query, (self._books.seq,)):
-            row = _Row(*values)
+        for *values, previous, digest in self._database.execute(_NEW_ROWS, (self._books.seq,)):
+            row = Row(*values)
             expected = row.hash_after(self._books.head)
             if row.seq != self._books.seq + 1 or previous != self._books.head or digest != expected:
                 raise RefusedError(f"{self._path}: row {row.seq} of the ledger is not what was written")
-            self._books.add(row)
-            self._books.seq, self._books.head = row.seq, digest
+            self._books.add(row, digest)
 
-    def _append(self, kind: _Kind, about: Reservation | _Row) -> int:
+    def _append(self, kind: Kind, about: Reservation | Row) -> int:
         """Write the row that reserves, or that settles a reservation's row; returns its number."""
         books = self._books
         seq = books.seq + 1
-        reservation = about.seq if isinstance(about, _Row) else seq
-        row = _Row(seq, about.dataset_id, kind, reservation, about.session, about.round, about.attempt, about.event)
+        reservation = about.seq if isinstance(about, Row) else seq
+        row = Row(seq, about.dataset_id, kind, reservation, about.session, about.round, about.attempt, about.event)
         digest = row.hash_after(books.head)
         values = (*row, books.head, digest)
         self._database.execute("INSERT INTO entries VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)", values)
-        books.add(row)
-        books.seq, books.head = seq, digest
+        books.add(row, digest)
         return seq
 
     def _check(self, entries: Sequence[Reservation]) -> None:
@@ -343,55 +251,31 @@ class Ledger:
 
     def _check_budget(self, dataset_id: str, counts: Counter[bytes]) -> None:
         budget = self._known_budget(dataset_id)
-        epsilon = _at_fixed_order(tuple(sorted(counts.items())), budget)
+        epsilon = budget.spent_by(counts)
         if not epsilon <= budget.max_epsilon:
             raise BudgetExceededError(
                 f'data set "{dataset_id}": this release would bring epsilon to {rounded_up(epsilon, 4)}; its budget is '
                 f"{budget}; no record was read"
             )
 
-    def _open_row(self, reservation: int) -> _Row:
+    def _open_row(self, reservation: int) -> Row:
         books = self._books
         if reservation not in self._own or reservation in books.released or reservation not in books.reservations:
             raise RefusedError(f"reservation {reservation} is not an open one of this process; it stays as it is")
         return books.reservations[reservation]
 
-    def _known_budget(self, dataset_id: str) -> _Budget:
+    def _known_budget(self, dataset_id: str) -> Budget:
         budget = self._budget(dataset_id)
         if budget is None:
             raise RefusedError(f'data set "{dataset_id}" has no budget in the ledger; open it with one first')
         return budget
 
-    def _budget(self, dataset_id: str) -> _Budget | None:
+    def _budget(self, dataset_id: str) -> Budget | None:
         if dataset_id not in self._budgets:
             query = "SELECT privacy_unit, max_epsilon, max_delta, filter_order FROM datasets WHERE dataset_id = ?"
             found = self._database.execute(query, (dataset_id,)).fetchone()
             if found is None:
                 return None
             unit, *numbers = found
-            self._budgets[dataset_id] = _Budget(unit, *(float(number) for number in numbers))
+            self._budgets[dataset_id] = Budget(unit, *(float(number) for number in numbers))
         return self._budgets[dataset_id]
-
-
-_History = tuple[tuple[bytes, int], ...]  # events and how often each counts
-
-
-@lru_cache(maxsize=4096)
-def _event(body: bytes) -> Event:
-    return Event.from_bytes(body)
-
-
-@lru_cache(maxsize=4096)
-def _at_fixed_order(history: _History, budget: _Budget) -> float:
-    return epsilon_at_order(
-        [(_event(body), times) for body, times in history],
-        delta=budget.max_delta,
-        epsilon_ceiling=budget.max_epsilon,
-        order=budget.order,
-    )
-
-
-@lru_cache(maxsize=4096)
-def _at_best_order(history: _History, budget: _Budget) -> float:
-    events = [(_event(body), times) for body, times in history]
-    return epsilon_of(events, delta=budget.max_delta, epsilon_ceiling=budget.max_epsilon)
