@@ -1,12 +1,21 @@
-"""Floats of a configuration as text in canonical JSON, and back: `repr` is exact, and the same everywhere."""
+"""Canonical JSON: one value, one sequence of bytes. Floats of a configuration stand in it as text.
 
+`repr` of a float is exact, and the same everywhere.
+"""
+
+import json
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from pydantic import BaseModel
 
-__all__ = ["floats_from_text", "floats_to_text"]
+__all__ = ["canonical_json", "floats_from_text", "floats_to_text"]
+
+
+def canonical_json(value: Any) -> bytes:
+    """Sorted keys, no spaces, ASCII. A reader decodes, encodes again and compares."""
+    return json.dumps(value, sort_keys=True, separators=(",", ":")).encode("ascii")
 
 
 def floats_to_text(values: Mapping[str, Any]) -> dict[str, Any]:

@@ -26,7 +26,7 @@ from pydantic import (
     model_validator,
 )
 
-from fedlearn.canonical import floats_from_text, floats_to_text
+from fedlearn.canonical import canonical_json, floats_from_text, floats_to_text
 from fedlearn.errors import ConfigError
 from fedlearn.shipped import scenario_names, scenario_path
 from fedlearn.wording import nearest, sentence_of
@@ -254,7 +254,7 @@ class RunConfig(_Section):
         Guarantees: equal configurations give equal bytes; `from_bytes` gives the configuration back.
         """
         values = self.model_dump(exclude_none=True, exclude={"runtime": True, "data": set(_NOT_CANONICAL)})
-        return json.dumps(floats_to_text(values), sort_keys=True, separators=(",", ":")).encode("ascii")
+        return canonical_json(floats_to_text(values))
 
     def to_toml(self) -> str:
         """The run as a TOML file that `load` reads back."""

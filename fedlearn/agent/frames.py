@@ -7,6 +7,7 @@ import json
 from dataclasses import dataclass
 from typing import Final
 
+from fedlearn.canonical import canonical_json
 from fedlearn.crypto.labels import REFUSAL
 from fedlearn.errors import ProtocolError
 
@@ -42,7 +43,7 @@ class Frame:
             "stage": self.stage,
             "version": 1,
         }
-        return json.dumps(fields, sort_keys=True, separators=(",", ":")).encode("ascii")
+        return canonical_json(fields)
 
     @classmethod
     def from_bytes(cls, data: bytes) -> "Frame":

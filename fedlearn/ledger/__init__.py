@@ -1,6 +1,7 @@
-"""What a data holder's releases cost, written down before they happen: `ledger` holds the file, `books` adds it up."""
+"""What the releases of a data holder cost, written down before they happen: `rows`, their sums, the file."""
 
-from fedlearn.ledger.books import Booking, Reservation, SessionState
+from fedlearn.ledger.books import Booking
 from fedlearn.ledger.ledger import Ledger
+from fedlearn.ledger.rows import Reservation, SessionState
 
 __all__ = ["Booking", "Ledger", "Reservation", "SessionState"]

@@ -20,31 +20,16 @@ from pathlib import Path
 
 from fedlearn.durable import open_database
 from fedlearn.errors import BudgetExceededError, RefusedError
-from fedlearn.ledger.books import Booking, Books, Budget, Kind, Reservation, Row, SessionState, session_state
+from fedlearn.ledger.books import Booking, Books
+from fedlearn.ledger.budget import Budget
+from fedlearn.ledger.rows import INSERT, SCHEMA, SELECT, Kind, Reservation, Row, SessionState, session_state
 from fedlearn.privacy.accounting import best_order_of_budget
 from fedlearn.privacy.guarantee import PrivacyUnit, rounded_up
 
 __all__ = ["Ledger"]
 
-_ROWS = "SELECT seq, dataset_id, kind, reservation, session, round, attempt, event, prev_hash, hash FROM entries "
-_NEW_ROWS = _ROWS + "WHERE seq > ? ORDER BY seq"
-_ROWS_OF_SESSION = _ROWS + "WHERE session = ? AND dataset_id = ifnull(?, dataset_id) ORDER BY seq"
-
-_SCHEMA = """
-CREATE TABLE IF NOT EXISTS datasets (
-    dataset_id TEXT PRIMARY KEY, privacy_unit TEXT NOT NULL,
-    max_epsilon TEXT NOT NULL, max_delta TEXT NOT NULL, filter_order TEXT NOT NULL) STRICT;
-CREATE TABLE IF NOT EXISTS entries (
-    seq INTEGER PRIMARY KEY, dataset_id TEXT NOT NULL REFERENCES datasets, kind TEXT NOT NULL,
-    reservation INTEGER NOT NULL, session TEXT NOT NULL, round INTEGER NOT NULL, attempt INTEGER NOT NULL,
-    event BLOB NOT NULL, prev_hash BLOB NOT NULL, hash BLOB NOT NULL
-) STRICT;
-""" + "".join(
-    f"CREATE TRIGGER IF NOT EXISTS {table}_no_{verb.lower()} BEFORE {verb} ON {table} "
-    f"BEGIN SELECT RAISE(ABORT, 'a ledger only grows'); END;\n"
-    for table in ("datasets", "entries")
-    for verb in ("UPDATE", "DELETE")
-)
+_NEW_ROWS = SELECT + "WHERE seq > ? ORDER BY seq"
+_ROWS_OF_SESSION = SELECT + "WHERE session = ? AND dataset_id = ifnull(?, dataset_id) ORDER BY seq"
 
 
 class Ledger:
@@ -65,10 +50,9 @@ class Ledger:
         self._path = path
         self._lock = threading.RLock()
         self._own: dict[int, int] = {}  # open reservations of this process -> their max_releases
-        self._budgets: dict[str, Budget] = {}
         self._books = Books()
         try:
-            self._database = open_database(path, _SCHEMA)
+            self._database = open_database(path, SCHEMA)
         except sqlite3.DatabaseError as error:
             raise RefusedError(f"{path}: the ledger cannot be opened ({error}); nothing is released") from None
         with self._transaction():
@@ -99,10 +83,9 @@ class Ledger:
         budget = Budget(str(privacy_unit), max_epsilon, max_delta, fixed)
         with self._transaction():
             for name in [dataset_id] if isinstance(dataset_id, str) else dataset_id:
-                known = self._budget(name)
+                known = self._books.budgets.get(name)
                 if known is None:
-                    values = (name, budget.privacy_unit, repr(max_epsilon), repr(max_delta), repr(fixed))
-                    self._database.execute("INSERT INTO datasets VALUES (?, ?, ?, ?, ?)", values)
+                    self._append("budget", name, budget.to_bytes())
                 elif known != budget:
                     raise RefusedError(
                         f'data set "{name}" has a budget of {known}; {budget} was asked; it keeps its first one'
@@ -117,7 +100,7 @@ class Ledger:
         """
         with self._transaction():
             self._check(entries)
-            numbers = [self._append("reserve", entry) for entry in entries]
+            numbers = [self._append("reserve", entry, entry.event) for entry in entries]
             self._own.update({number: entry.max_releases for number, entry in zip(numbers, entries, strict=True)})
         return numbers
 
@@ -130,7 +113,7 @@ class Ledger:
         with self._transaction():
             for row in map(self._open_row, reservations):
                 self._check_releases(row.dataset_id, row.session, most=self._own[row.seq])
-                self._append("release", row)
+                self._append("release", row, row.body)
 
     def void(self, reservations: Sequence[int]) -> None:
         """Take back reservations of which no byte left.
@@ -140,7 +123,7 @@ class Ledger:
         """
         with self._transaction():
             for row in map(self._open_row, reservations):
-                self._append("void", row)
+                self._append("void", row, row.body)
 
     def events(self, dataset_id: str | None = None, session: str | None = None) -> list[Booking]:
         """What counts, oldest first, of one data set or session or of all."""
@@ -170,7 +153,7 @@ class Ledger:
             RefusedError: the data set is unknown.
         """
         with self._transaction():
-            budget = self._known_budget(dataset_id)
+            budget = self._books.budget(dataset_id)
             events = self._books.spent[dataset_id]
             return budget.spent_by(events), budget.estimate_of(events)
 
@@ -199,7 +182,6 @@ class Ledger:
             except BaseException as error:
                 if self._database.in_transaction:
                     self._database.execute("ROLLBACK")
-                self._budgets.clear()
                 if self._books.seq != committed:  # the books are ahead of the file: read it anew
                     self._books = Books()
                 if isinstance(error, sqlite3.Error):
@@ -207,22 +189,22 @@ class Ledger:
                 raise
 
     def _read_new_rows(self) -> None:
-        for *values, previous, digest in self._database.execute(_NEW_ROWS, (self._books.seq,)):
-            row = Row(*values)
-            expected = row.hash_after(self._books.head)
-            if row.seq != self._books.seq + 1 or previous != self._books.head or digest != expected:
-                raise RefusedError(f"{self._path}: row {row.seq} of the ledger is not what was written")
-            self._books.add(row, digest)
+        try:
+            self._books.follow(self._database.execute(_NEW_ROWS, (self._books.seq,)))
+        except RefusedError as error:
+            raise RefusedError(f"{self._path}: {error}") from None
 
-    def _append(self, kind: Kind, about: Reservation | Row) -> int:
-        """Write the row that reserves, or that settles a reservation's row; returns its number."""
+    def _append(self, kind: Kind, about: Reservation | Row | str, body: bytes) -> int:
+        """Write a row that reserves, one about a reservation's row, or one about a data set; returns its number."""
         books = self._books
         seq = books.seq + 1
-        reservation = about.seq if isinstance(about, Row) else seq
-        row = Row(seq, about.dataset_id, kind, reservation, about.session, about.round, about.attempt, about.event)
+        if isinstance(about, str):
+            row = Row(seq, about, kind, seq, "", 0, 0, body)
+        else:
+            reservation = about.seq if isinstance(about, Row) else seq
+            row = Row(seq, about.dataset_id, kind, reservation, about.session, about.round, about.attempt, body)
         digest = row.hash_after(books.head)
-        values = (*row, books.head, digest)
-        self._database.execute("INSERT INTO entries VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)", values)
+        self._database.execute(INSERT, (*row, books.head, digest))
         books.add(row, digest)
         return seq
 
@@ -250,7 +232,7 @@ class Ledger:
             raise RefusedError(f'data set "{dataset_id}" made {made} releases in session {session}; it may make {most}')
 
     def _check_budget(self, dataset_id: str, counts: Counter[bytes]) -> None:
-        budget = self._known_budget(dataset_id)
+        budget = self._books.budget(dataset_id)
         epsilon = budget.spent_by(counts)
         if not epsilon <= budget.max_epsilon:
             raise BudgetExceededError(
@@ -263,19 +245,3 @@ class Ledger:
         if reservation not in self._own or reservation in books.released or reservation not in books.reservations:
             raise RefusedError(f"reservation {reservation} is not an open one of this process; it stays as it is")
         return books.reservations[reservation]
-
-    def _known_budget(self, dataset_id: str) -> Budget:
-        budget = self._budget(dataset_id)
-        if budget is None:
-            raise RefusedError(f'data set "{dataset_id}" has no budget in the ledger; open it with one first')
-        return budget
-
-    def _budget(self, dataset_id: str) -> Budget | None:
-        if dataset_id not in self._budgets:
-            query = "SELECT privacy_unit, max_epsilon, max_delta, filter_order FROM datasets WHERE dataset_id = ?"
-            found = self._database.execute(query, (dataset_id,)).fetchone()
-            if found is None:
-                return None
-            unit, *numbers = found
-            self._budgets[dataset_id] = Budget(unit, *(float(number) for number in numbers))
-        return self._budgets[dataset_id]

@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from fedlearn.canonical import canonical_json
 from fedlearn.errors import ConfigError
 from fedlearn.quiet import quiet
 
@@ -70,7 +71,7 @@ class Event:
 
     def to_bytes(self) -> bytes:
         """Canonical JSON: sorted keys, no spaces, ASCII."""
-        return json.dumps(self.as_dict(), sort_keys=True, separators=(",", ":")).encode("ascii")
+        return canonical_json(self.as_dict())
 
     @classmethod
     def from_bytes(cls, body: bytes) -> "Event":

@@ -1,0 +1,137 @@
+"""The rows of a ledger as they are stored: what each says, and the chains of hashes over them.
+
+A row is (seq, dataset_id, kind, reservation, session, round, attempt, body, prev_hash, hash). The body is ASCII:
+
+* budget       the lifetime budget of a data set, fixed before its first release
+* reserve      the event that is going to be released
+* release      the reservation's event: its vector may leave, any time from now
+* void         the reservation's event: nothing left, and nothing will
+* fingerprint  of the records that the reservation's release was made from: evidence, see `fingerprints`
+* confirm      that this data set may hold records already known under another id, said by the holder
+
+Labels of hashes hold the version: other bytes, another label.
+"""
+
+import hashlib
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any, Final, Literal, NamedTuple, get_args
+
+from fedlearn.errors import RefusedError
+
+__all__ = ["GENESIS", "INSERT", "KINDS", "SCHEMA", "SELECT", "Kind", "Reservation", "Row", "SessionState"]
+__all__ += ["session_state", "stored_rows"]
+
+Kind = Literal["budget", "reserve", "release", "void", "fingerprint", "confirm"]
+KINDS: Final = frozenset(get_args(Kind))
+
+GENESIS: Final = bytes(32)  # the head of a chain without rows
+
+_ROW_LABEL: Final = b"fedlearn/ledger/v1/row"
+_SESSION_ROW_LABEL: Final = b"fedlearn/ledger/v1/session-row"
+_SESSION_LABEL: Final = b"fedlearn/ledger/v1/session"
+
+SCHEMA: Final = """
+CREATE TABLE IF NOT EXISTS entries (
+    seq INTEGER PRIMARY KEY, dataset_id TEXT NOT NULL, kind TEXT NOT NULL,
+    reservation INTEGER NOT NULL, session TEXT NOT NULL, round INTEGER NOT NULL, attempt INTEGER NOT NULL,
+    body BLOB NOT NULL, prev_hash BLOB NOT NULL, hash BLOB NOT NULL
+) STRICT;
+""" + "".join(
+    f"CREATE TRIGGER IF NOT EXISTS entries_no_{verb.lower()} BEFORE {verb} ON entries "
+    f"BEGIN SELECT RAISE(ABORT, 'a ledger only grows'); END;\n"
+    for verb in ("UPDATE", "DELETE")
+)
+SELECT: Final = (
+    "SELECT seq, dataset_id, kind, reservation, session, round, attempt, body, prev_hash, hash FROM entries "
+)
+INSERT: Final = "INSERT INTO entries VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Reservation:
+    """A release that is about to be prepared. `event` is canonical; `max_releases` bounds this data set's session."""
+
+    dataset_id: str
+    session: str
+    round: int
+    attempt: int
+    event: bytes
+    max_releases: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SessionState:
+    """What one session booked: the number of its rows, the head of the chain over them alone, and its releases.
+
+    Rows are those that reserve, release and void. head_0 is 32 zero bytes and head_i = SHA-256(label | head_{i-1} |
+    hash of row i), over what the rows say: neither their number in the file nor the hash of the row before enters, so
+    nothing here tells of the holder's other runs.
+    """
+
+    entries: int
+    head: bytes
+    releases: int
+
+
+class Row(NamedTuple):
+    """A row without its hashes. `reservation` is the number of the row that reserved; a row about none has its own."""
+
+    seq: int
+    dataset_id: str
+    kind: Kind
+    reservation: int
+    session: str
+    round: int
+    attempt: int
+    body: bytes
+
+    def hash_after(self, previous: bytes) -> bytes:
+        """The row's hash in the chain of the whole file."""
+        numbers = (number.to_bytes(8, "big") for number in (self.seq, self.reservation, self.round, self.attempt))
+        return _hash(_ROW_LABEL, previous, *numbers, *self._names(), self.body)
+
+    def hash_in_session(self, previous: bytes) -> bytes:
+        """The head of the session's own chain after this row."""
+        numbers = (number.to_bytes(8, "big") for number in (self.round, self.attempt))
+        return _hash(_SESSION_LABEL, previous, _hash(_SESSION_ROW_LABEL, *numbers, *self._names(), self.body))
+
+    def as_dict(self) -> dict[str, Any]:
+        """The row as JSON has it."""
+        return {**self._asdict(), "body": self.body.decode("ascii")}
+
+    def _names(self) -> tuple[bytes, bytes, bytes]:
+        return self.dataset_id.encode(), self.kind.encode(), self.session.encode()
+
+
+def session_state(rows: Iterable[Row]) -> SessionState:
+    """The state of a session from all its rows, oldest first; releases are those of the data set that has most."""
+    entries, head, releases = 0, GENESIS, Counter[str]()
+    for row in rows:
+        if row.kind in ("reserve", "release", "void"):
+            entries, head = entries + 1, row.hash_in_session(head)
+            releases[row.dataset_id] += row.kind == "release"
+    return SessionState(entries=entries, head=head, releases=max(releases.values(), default=0))
+
+
+def stored_rows(stored: Iterable[tuple[Any, ...]], seq: int, head: bytes) -> Iterable[tuple[Row, bytes]]:
+    """The rows that follow row `seq` of hash `head`, each with its hash, as far as the chain holds.
+
+    Raises:
+        RefusedError: the first row that was changed, inserted, or follows one that was taken out.
+    """
+    for *values, previous, digest in stored:
+        row = Row(*values)
+        try:
+            holds = row.kind in KINDS and row.seq == seq + 1 and previous == head and digest == row.hash_after(previous)
+        except (AttributeError, OverflowError, TypeError, ValueError):  # a value of another type than was written
+            holds = False
+        if not holds:
+            raise RefusedError(f"row {row.seq} of the ledger is not what was written")
+        yield row, digest
+        seq, head = row.seq, digest
+
+
+def _hash(*parts: bytes) -> bytes:
+    return hashlib.sha256(b"".join(len(part).to_bytes(4, "big") + part for part in parts)).digest()
