@@ -4,7 +4,7 @@ import os
 import sqlite3
 from pathlib import Path
 
-__all__ = ["open_database", "write_whole"]
+__all__ = ["open_database", "open_database_to_read", "write_whole"]
 
 _BUSY_SECONDS = 30.0
 
@@ -43,3 +43,15 @@ def open_database(path: Path, schema: str) -> sqlite3.Connection:
     database.execute("PRAGMA synchronous=FULL")
     database.executescript(schema)
     return database
+
+
+def open_database_to_read(path: Path) -> sqlite3.Connection:
+    """A SQLite file as it stands, for one who only looks: neither it nor anything beside it is created or changed.
+
+    Where a journal lies beside the file, a process holds it open or died with it open, and what the journal has counts.
+
+    Raises:
+        sqlite3.DatabaseError: it is not a database, or cannot be opened.
+    """
+    in_use = path.with_name(f"{path.name}-wal").exists()
+    return sqlite3.connect(f"{path.absolute().as_uri()}?{'mode=ro' if in_use else 'immutable=1'}", uri=True)

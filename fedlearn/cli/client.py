@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
 
+from fedlearn.cli import ledger
+from fedlearn.cli.ledger import Home
 from fedlearn.errors import ConfigError, RefusedError
 from fedlearn.home import home_folder
 
@@ -20,10 +22,8 @@ roster = typer.Typer(help="Who takes part.", no_args_is_help=True, rich_markup_m
 policy = typer.Typer(help="What is accepted.", no_args_is_help=True, rich_markup_mode=None)
 app.add_typer(roster, name="roster")
 app.add_typer(policy, name="policy")
+app.add_typer(ledger.app, name="ledger")
 
-Home = Annotated[
-    Path | None, typer.Option("--home", help="The party's folder; by default $FEDLEARN_HOME or ~/.fedlearn.")
-]
 PolicyFile = Annotated[Path | None, typer.Option("--policy", help="By default client/client.toml in the home.")]
 
 _MANY: Final = 4

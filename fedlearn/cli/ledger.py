@@ -1,0 +1,89 @@
+"""`fedlearn client ledger`: what a data holder's releases cost so far. Who looks changes nothing."""
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from fedlearn.errors import ConfigError
+from fedlearn.home import home_folder
+
+if TYPE_CHECKING:
+    from fedlearn.ledger.statement import Account
+
+__all__ = ["app"]
+
+app = typer.Typer(help="What was released, and what it cost.", no_args_is_help=True, rich_markup_mode=None)
+
+LedgerFile = Annotated[
+    Path | None, typer.Option("--ledger", help="A ledger's file; by default client/ledger.db in the home.")
+]
+Home = Annotated[
+    Path | None, typer.Option("--home", help="The party's folder; by default $FEDLEARN_HOME or ~/.fedlearn.")
+]
+AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object as the last line.")]
+
+
+@app.command("show")
+def show(ledger: LedgerFile = None, home: Home = None, as_json: AsJson = False) -> None:
+    """Show each data set's budget, what is spent of it, and the releases of each session."""
+    from fedlearn.ledger.statement import read_statement
+
+    statement = read_statement(_path(ledger, home))
+    if as_json:
+        typer.echo(json.dumps(statement.as_dict()))
+        return
+    for account in statement.accounts:
+        _tell(account)
+    if not statement.accounts:
+        typer.echo("no data set has a budget yet")
+
+
+@app.command("verify")
+def verify(ledger: LedgerFile = None, home: Home = None, as_json: AsJson = False) -> None:
+    """Check every row against the hash of the one before; exit code 1 if one is not what was written."""
+    from fedlearn.ledger.statement import read_statement
+
+    path = _path(ledger, home)
+    statement = read_statement(path)
+    if as_json:
+        typer.echo(json.dumps({"consistent": True, "entries": statement.entries, "head": statement.head.hex()}))
+    else:
+        typer.echo(f"{path}: all {statement.entries} rows are what was written; the head is {statement.head.hex()}")
+
+
+@app.command("export")
+def export(
+    ledger: LedgerFile = None,
+    home: Home = None,
+    as_json: Annotated[bool, typer.Option("--json", help="A row a line in JSON is what is printed anyway.")] = False,
+) -> None:
+    """Print every row as a line of canonical JSON, oldest first."""
+    del as_json
+    from fedlearn.ledger.statement import exported_rows
+
+    for line in exported_rows(_path(ledger, home)):
+        typer.echo(line)
+
+
+def _path(ledger: Path | None, home: Path | None) -> Path:
+    if ledger is not None and home is not None:
+        raise ConfigError("--ledger and --home are both given; leave one out: --home DIR means DIR/client/ledger.db")
+    return ledger or home_folder(home) / "client" / "ledger.db"
+
+
+def _tell(account: "Account") -> None:
+    from fedlearn.privacy.guarantee import rounded_up
+
+    budget = account.budget
+    spent, estimate = (rounded_up(epsilon, 4) for epsilon in (account.spent, account.estimate))
+    typer.echo(f"data set {account.dataset_id}")
+    typer.echo(f" budget    epsilon {budget.max_epsilon:g} at delta {budget.max_delta:g} for one {budget.privacy_unit}")
+    typer.echo(
+        f" spent     epsilon {spent:g} at order {budget.order:g}, which the budget bounds; {estimate:g} at the best"
+    )
+    typer.echo("           order, an estimate where runs were chosen after seeing earlier models")
+    typer.echo(f" releases  {sum(account.releases.values())}; {account.reserved} more reserved, which count as spent")
+    for session, count in account.releases.items():
+        typer.echo(f"           {count} in session {session}")
