@@ -34,6 +34,11 @@ e2e: install
 
 bench: install
 	$(BIN)/python simulations/benchmarks/scenarios.py
+	$(BIN)/python simulations/benchmarks/scenarios.py --scenario fashion_cross_device --runs 1 \
+		--set secure_aggregation.masking=true --set run.rounds=1
+	$(BIN)/python simulations/benchmarks/secagg.py --clients 20 --dimension 1000000
+	$(BIN)/python simulations/benchmarks/secagg.py --clients 100 --dimension 100000
+	$(BIN)/python simulations/benchmarks/memory.py
 
 soak: install
 	FEDLEARN_MUTATIONS=1000000 $(BIN)/python -m pytest tests/attacks/test_mutated_messages.py --timeout 1500

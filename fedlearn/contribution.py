@@ -46,9 +46,12 @@ def contribute(
         a row depends on its client's records only through a vector clipped to the plan's bounds, plus fresh noise;
         whatever the local work raises, the row is zeros plus noise: a refusal here would show something.
     """
-    vectors = np.stack([_work_or_zeros(work, weights, client) for client in clients])
-    grid = mechanism.to_grid(vectors, plan)
-    return to_lanes(grid + mechanism.noise_share(plan, grid.shape, entropy))
+    lanes = np.empty((len(clients), len(weights)), dtype=np.uint32)
+    for row, client in enumerate(clients):
+        grid = mechanism.to_grid(_work_or_zeros(work, weights, client)[np.newaxis], plan)
+        grid += mechanism.noise_share(plan, grid.shape, entropy)
+        lanes[row] = to_lanes(grid)[0]
+    return lanes
 
 
 def _work_or_zeros(work: LocalWork, weights: Vector, client: Contributor) -> Vector:

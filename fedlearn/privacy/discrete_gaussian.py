@@ -28,8 +28,10 @@ _LARGEST_V = 64
 _LARGEST_DENOMINATOR_FACTOR = 1 << 11  # 2 * sigma^2 * k < 2^64 for k below it; reached with probability 1 / (2^11)!
 
 
-def discrete_gaussian(noise_std: int, dimension: int, entropy: Entropy) -> IntVector:
+def discrete_gaussian(noise_std: int, dimension: int, entropy: Entropy, *, out: IntVector | None = None) -> IntVector:
     """`dimension` independent draws of the discrete Gaussian with parameter sigma = `noise_std`, as (dimension,) int64.
+
+    They are written into `out`, (dimension,) int64, where it is given.
 
     P[x] is proportional to exp(-x^2 / (2 sigma^2)) on the integers; the variance is sigma^2 up to 1e-6 from sigma = 1
     on, and to 1e-300 from sigma = 8 on. A plan asks for at least 64 (privacy.md 1.4); smaller ones are right as well.
@@ -44,7 +46,7 @@ def discrete_gaussian(noise_std: int, dimension: int, entropy: Entropy) -> IntVe
     """
     if not 1 <= noise_std <= LARGEST_NOISE_STD:
         raise ConfigError(f"noise_std is {noise_std} grid units; expected 1 to 2^26 - 1: change scale_bits")
-    noise = np.empty(dimension, dtype=np.int64)
+    noise = np.empty(dimension, dtype=np.int64) if out is None else out
     for start in range(0, dimension, _BATCH):
         part = noise[start : start + _BATCH]
         filled = 0

@@ -121,7 +121,7 @@ class Mechanism:
         rows, dimension = shape
         noise = np.empty(shape, dtype=np.int64)
         for row in range(rows):
-            noise[row] = discrete_gaussian(plan.noise_std, dimension, entropy)
+            discrete_gaussian(plan.noise_std, dimension, entropy, out=noise[row])
         return noise
 
     def central_noise(self, plan: Plan, dimension: int, entropy: Entropy) -> IntVector:
@@ -159,7 +159,7 @@ class _RecordMode(Mechanism):
 
     def to_grid(self, vectors: Vector, plan: Plan) -> IntVector:
         """Project into the ball of the clipping norm, truncate once: the sensitivity to one record stays."""
-        return truncate(clip_by_l2_norm(vectors, plan.clipping_norm), 2**plan.scale_bits)
+        return truncate(clip_by_l2_norm(vectors, plan.clipping_norm), 2**plan.scale_bits, overwrite=True)
 
 
 class RecordDistributed(_RecordMode):

@@ -17,12 +17,15 @@ __all__ = ["IntVector", "Lanes", "from_lanes", "to_lanes", "truncate", "truncate
 IntVector = NDArray[np.int64]  # grid units, (d,) or (n, d)
 Lanes = NDArray[np.uint32]  # the same modulo 2^32
 
+_BLOCK = 1 << 16
 _SHRINK = 1 - 2.0**-20
 _LARGEST = 2.0**62  # far above any sum that passes P*(s*R + 12*sigma) < 2^31
 
 
-def truncate(vector: Vector, scale: int | Fraction) -> IntVector:
+def truncate(vector: Vector, scale: int | Fraction, *, overwrite: bool = False) -> IntVector:
     """Multiply by `scale` and truncate toward zero, once. `vector` is finite float64, any shape; the result int64.
+
+    With `overwrite` the result takes the memory of `vector`, which is lost.
 
     Guarantees:
         with a scale that is a power of two the result is exact; with another scale the product is rounded first, by
@@ -35,9 +38,11 @@ def truncate(vector: Vector, scale: int | Fraction) -> IntVector:
     """
     if scale <= 0:
         raise ConfigError(f"scale is {scale}; expected a number above 0")
-    grid = vector * float(scale)
-    assert (np.abs(grid) < _LARGEST).all(), "a vector to truncate is finite and was clipped"  # false for NaN too
-    return np.trunc(grid).astype(np.int64)
+    grid = np.multiply(vector, float(scale), out=vector if overwrite else None)
+    # Comparisons are false for NaN too.
+    fits = not grid.size or -_LARGEST < grid.min() <= grid.max() < _LARGEST
+    assert fits, "a vector to truncate is finite and was clipped"
+    return _truncated(grid)
 
 
 def truncate_within(vector: Vector, *, scale: int | Fraction, sensitivity: int) -> IntVector:
@@ -62,15 +67,13 @@ def truncate_within(vector: Vector, *, scale: int | Fraction, sensitivity: int) 
     if scale <= 0:
         raise ConfigError(f"scale is {scale}; expected a number above 0")
     with np.errstate(over="ignore"):
-        grid = clip_by_l2_norm(np.asarray(vector, dtype=np.float64) * float(scale), float(sensitivity))
+        grid = np.asarray(vector, dtype=np.float64) * float(scale)
+        clip_by_l2_norm(grid, float(sensitivity), overwrite=True)
     rows = np.atleast_2d(grid)
-    integers = np.trunc(rows).astype(np.int64)
-    above = _longer_than(integers, sensitivity)
-    while above.size:
-        rows[above] *= _SHRINK
-        integers[above] = np.trunc(rows[above])
-        above = above[_longer_than(integers[above], sensitivity)]
-    return integers.reshape(grid.shape)
+    for row in _longer_than(rows, sensitivity):
+        while _longer_than(rows[row : row + 1], sensitivity).size:
+            rows[row] *= _SHRINK
+    return _truncated(grid)
 
 
 def to_lanes(values: IntVector) -> Lanes:
@@ -83,11 +86,23 @@ def from_lanes(lanes: Lanes) -> IntVector:
     return lanes.astype(np.int32).astype(np.int64)
 
 
-def _longer_than(integers: IntVector, sensitivity: int) -> NDArray[np.int64]:
-    """Which rows have a sum of squares above sensitivity^2.
+def _truncated(grid: Vector) -> IntVector:
+    """`grid` truncated toward zero, in its own memory, block by block."""
+    integers = grid.view(np.int64)
+    floats, places = grid.reshape(-1), integers.reshape(-1)
+    for start in range(0, floats.size, _BLOCK):
+        places[start : start + _BLOCK] = np.trunc(floats[start : start + _BLOCK])
+    return integers
+
+
+def _longer_than(rows: Vector, sensitivity: int) -> NDArray[np.int64]:
+    """Which rows, once truncated, have a sum of squares above sensitivity^2; counted in integers.
 
     int64 is enough: a row was clipped in float64 to `sensitivity` < 2^31, so its squares sum to at most
     2^62 * (1 + d * 2^-52) < 2^63.
     """
-    squares = np.einsum("nd,nd->n", integers, integers)
+    squares = np.zeros(len(rows), dtype=np.int64)
+    for start in range(0, rows.shape[1], _BLOCK):
+        integers = np.trunc(rows[:, start : start + _BLOCK]).astype(np.int64)
+        squares += np.einsum("nd,nd->n", integers, integers)
     return np.flatnonzero(squares > sensitivity * sensitivity)
