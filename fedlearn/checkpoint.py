@@ -1,6 +1,7 @@
 """Everything a run needs to go on after a crash: the run folder and the checkpoint in it.
 
 config.toml metrics.jsonl events.jsonl checkpoint.safetensors model.safetensors summary.json report.html ledger.db
+ledger.db.count
 """
 
 import json

@@ -42,15 +42,18 @@ def show(ledger: LedgerFile = None, home: Home = None, as_json: AsJson = False) 
 
 @app.command("verify")
 def verify(ledger: LedgerFile = None, home: Home = None, as_json: AsJson = False) -> None:
-    """Check every row against the hash of the one before; exit code 1 if one is not what was written."""
+    """Check that every row is what was written, and that none is missing which was counted; exit code 1 if not."""
     from fedlearn.ledger.statement import read_statement
 
     path = _path(ledger, home)
     statement = read_statement(path)
     if as_json:
-        typer.echo(json.dumps({"consistent": True, "entries": statement.entries, "head": statement.head.hex()}))
-    else:
-        typer.echo(f"{path}: all {statement.entries} rows are what was written; the head is {statement.head.hex()}")
+        told = statement.as_dict()
+        typer.echo(json.dumps({"consistent": True, **{key: told[key] for key in ("entries", "head", "counted")}}))
+        return
+    typer.echo(f"{path}: all {statement.entries} rows are what was written; the head is {statement.head.hex()}")
+    if statement.counted is None:
+        typer.echo("there is no count beside it, so whether rows are missing at its end cannot be seen")
 
 
 @app.command("export")

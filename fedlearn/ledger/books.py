@@ -3,11 +3,12 @@
 from collections import Counter, defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from fedlearn.errors import ConfigError, RefusedError
 from fedlearn.ledger.budget import Budget, event_of
-from fedlearn.ledger.rows import GENESIS, Row, stored_rows
+from fedlearn.ledger.rows import GENESIS, Row
 from fedlearn.privacy.accounting import Event
 
 __all__ = ["Booking", "Books"]
@@ -39,17 +40,22 @@ class Books:
     latest: dict[tuple[str, str], tuple[int, int]] = field(default_factory=dict)
     releases: Counter[tuple[str, str]] = field(default_factory=Counter)
 
-    def follow(self, stored: Iterable[tuple[Any, ...]]) -> None:
-        """Take in the rows after the last one, as they are stored.
+    def follow(self, stored: Iterable[tuple[Any, ...]], *, file: Path) -> None:
+        """Take in the rows after the last one, as they are stored in `file`.
 
         Raises:
-            RefusedError: the first row that is not what was written.
+            RefusedError: the first row that was changed, inserted, or follows one that was taken out.
         """
-        for row, digest in stored_rows(stored, self.seq, self.head):
+        for *values, previous, digest in stored:
+            row = Row(*values)
+            holds = row.follows(self.seq, self.head, previous=previous, digest=digest)
             try:
-                self.add(row, digest)
-            except (ConfigError, KeyError):  # hashes fit, and it says what no ledger writes
-                raise RefusedError(f"row {row.seq} of the ledger is not what was written") from None
+                if holds:
+                    self.add(row, digest)
+            except (ConfigError, KeyError):  # its hash fits, and it says what no ledger writes
+                holds = False
+            if not holds:
+                raise RefusedError(f"{file}: row {row.seq} of the ledger is not what was written")
 
     def add(self, row: Row, digest: bytes) -> None:
         """Take in the next row, whose hash is `digest`.

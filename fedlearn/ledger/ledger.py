@@ -15,14 +15,15 @@ import sqlite3
 import threading
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from fedlearn.durable import open_database
 from fedlearn.errors import BudgetExceededError, RefusedError
 from fedlearn.ledger.books import Booking, Books
 from fedlearn.ledger.budget import Budget
-from fedlearn.ledger.rows import INSERT, SCHEMA, SELECT, Kind, Reservation, Row, SessionState, session_state
+from fedlearn.ledger.count import Count, check_count, read_count, write_count
+from fedlearn.ledger.rows import GENESIS, INSERT, SCHEMA, SELECT, Kind, Reservation, Row, SessionState, session_state
 from fedlearn.privacy.accounting import best_order_of_budget
 from fedlearn.privacy.guarantee import PrivacyUnit, rounded_up
 
@@ -40,27 +41,37 @@ class Ledger:
         what was reserved and not voided counts, whatever happens to the process;
         (round, attempt) of a session only grows, and a session makes at most `max_releases` releases;
         every call that writes returns after the rows are on disk;
-        a row that was changed, inserted or taken out is noticed on opening, but not rows missing at the end.
+        a row that was changed, inserted or taken out is noticed on opening;
+        an older copy that was put back is noticed, on opening and while the file is open, if it lacks a reservation.
 
     Raises:
-        RefusedError: the file is not a ledger, or was changed.
+        RefusedError: the file is not a ledger, was changed, is an older copy, or came without its count.
     """
 
     def __init__(self, path: Path) -> None:
         self._path = path
         self._lock = threading.RLock()
+        self._closed = False
         self._own: dict[int, int] = {}  # open reservations of this process -> their max_releases
         self._books = Books()
+        self._begin_count()
         try:
             self._database = open_database(path, SCHEMA)
         except sqlite3.DatabaseError as error:
             raise RefusedError(f"{path}: the ledger cannot be opened ({error}); nothing is released") from None
-        with self._transaction():
-            pass
+        try:
+            self._count()
+        except BaseException:
+            self._database.close()
+            raise
 
     def close(self) -> None:
-        """Close the file. Reservations that are still open count as spent."""
-        self._database.close()
+        """Close the file; a second time is nothing. Reservations that are still open count as spent."""
+        if not self._closed:
+            with suppress(RefusedError):  # a count that lags is no error
+                self._count()
+            self._database.close()
+        self._closed = True
 
     def open_dataset(
         self,
@@ -94,6 +105,8 @@ class Ledger:
     def reserve(self, entries: Sequence[Reservation]) -> list[int]:
         """Book releases before any record is read: all of them, or none. Returns the reservations' numbers.
 
+        They are counted before this returns, so that a ledger without them is known to be an older copy.
+
         Raises:
             BudgetExceededError: one would pass its data set's budget.
             RefusedError: an unknown data set, a (round, attempt) that does not grow, or no release left in the session.
@@ -101,7 +114,8 @@ class Ledger:
         with self._transaction():
             self._check(entries)
             numbers = [self._append("reserve", entry, entry.event) for entry in entries]
-            self._own.update({number: entry.max_releases for number, entry in zip(numbers, entries, strict=True)})
+        self._count()
+        self._own.update({number: entry.max_releases for number, entry in zip(numbers, entries, strict=True)})
         return numbers
 
     def release(self, reservations: Sequence[int]) -> None:
@@ -175,7 +189,7 @@ class Ledger:
             committed = None
             try:
                 self._database.execute("BEGIN IMMEDIATE")
-                self._read_new_rows()
+                self._catch_up()
                 committed = self._books.seq
                 yield
                 self._database.execute("COMMIT")
@@ -188,11 +202,31 @@ class Ledger:
                     raise RefusedError(f"{self._path}: the ledger failed ({error}); nothing is released") from None
                 raise
 
-    def _read_new_rows(self) -> None:
-        try:
-            self._books.follow(self._database.execute(_NEW_ROWS, (self._books.seq,)))
-        except RefusedError as error:
-            raise RefusedError(f"{self._path}: {error}") from None
+    def _catch_up(self) -> None:
+        """Read what other processes wrote; refuse a file that is behind what was counted, or behind what was read."""
+        self._books.follow(self._database.execute(_NEW_ROWS, (self._books.seq,)), file=self._path)
+        entries = self._database.execute("SELECT ifnull(max(seq), 0) FROM entries").fetchone()[0]
+        for count in (Count(self._books.seq, self._books.head), read_count(self._path)):
+            check_count(self._path, count, entries=entries, head_then=self._head_of(count.entries if count else 0))
+
+    def _head_of(self, seq: int) -> bytes:
+        found = self._database.execute("SELECT hash FROM entries WHERE seq = ?", (seq,)).fetchone()
+        return found[0] if found else GENESIS
+
+    def _begin_count(self) -> None:
+        """A new ledger is counted before its file is there, so that whatever has rows has a count."""
+        if not self._path.exists():
+            count = read_count(self._path)
+            check_count(self._path, count, entries=0, head_then=GENESIS)
+            if count is None:
+                write_count(self._path, Count(0, GENESIS))
+
+    def _count(self) -> None:
+        """Count the rows on disk, in a transaction, so that no process counts fewer than another did."""
+        with self._transaction():
+            count = Count(self._books.seq, self._books.head)
+            if count != read_count(self._path):
+                write_count(self._path, count)
 
     def _append(self, kind: Kind, about: Reservation | Row | str, body: bytes) -> int:
         """Write a row that reserves, one about a reservation's row, or one about a data set; returns its number."""

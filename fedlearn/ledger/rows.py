@@ -18,13 +18,10 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, Final, Literal, NamedTuple, get_args
 
-from fedlearn.errors import RefusedError
-
-__all__ = ["GENESIS", "INSERT", "KINDS", "SCHEMA", "SELECT", "Kind", "Reservation", "Row", "SessionState"]
-__all__ += ["session_state", "stored_rows"]
+__all__ = ["GENESIS", "INSERT", "SCHEMA", "SELECT", "Kind", "Reservation", "Row", "SessionState", "session_state"]
 
 Kind = Literal["budget", "reserve", "release", "void", "fingerprint", "confirm"]
-KINDS: Final = frozenset(get_args(Kind))
+_KINDS: Final = frozenset(get_args(Kind))
 
 GENESIS: Final = bytes(32)  # the head of a chain without rows
 
@@ -92,6 +89,13 @@ class Row(NamedTuple):
         numbers = (number.to_bytes(8, "big") for number in (self.seq, self.reservation, self.round, self.attempt))
         return _hash(_ROW_LABEL, previous, *numbers, *self._names(), self.body)
 
+    def follows(self, seq: int, head: bytes, *, previous: object, digest: object) -> bool:
+        """Whether this row, stored with these two hashes, is what was written after row `seq` of hash `head`."""
+        try:
+            return self.kind in _KINDS and self.seq == seq + 1 and previous == head and digest == self.hash_after(head)
+        except (AttributeError, OverflowError, TypeError, ValueError):  # a value of another type than was written
+            return False
+
     def hash_in_session(self, previous: bytes) -> bytes:
         """The head of the session's own chain after this row."""
         numbers = (number.to_bytes(8, "big") for number in (self.round, self.attempt))
@@ -113,24 +117,6 @@ def session_state(rows: Iterable[Row]) -> SessionState:
             entries, head = entries + 1, row.hash_in_session(head)
             releases[row.dataset_id] += row.kind == "release"
     return SessionState(entries=entries, head=head, releases=max(releases.values(), default=0))
-
-
-def stored_rows(stored: Iterable[tuple[Any, ...]], seq: int, head: bytes) -> Iterable[tuple[Row, bytes]]:
-    """The rows that follow row `seq` of hash `head`, each with its hash, as far as the chain holds.
-
-    Raises:
-        RefusedError: the first row that was changed, inserted, or follows one that was taken out.
-    """
-    for *values, previous, digest in stored:
-        row = Row(*values)
-        try:
-            holds = row.kind in KINDS and row.seq == seq + 1 and previous == head and digest == row.hash_after(previous)
-        except (AttributeError, OverflowError, TypeError, ValueError):  # a value of another type than was written
-            holds = False
-        if not holds:
-            raise RefusedError(f"row {row.seq} of the ledger is not what was written")
-        yield row, digest
-        seq, head = row.seq, digest
 
 
 def _hash(*parts: bytes) -> bytes:

@@ -13,7 +13,8 @@ from fedlearn.durable import open_database_to_read
 from fedlearn.errors import ConfigError, FedlearnError, RefusedError
 from fedlearn.ledger.books import Books
 from fedlearn.ledger.budget import Budget
-from fedlearn.ledger.rows import GENESIS, SELECT, stored_rows
+from fedlearn.ledger.count import Count, check_count, read_count
+from fedlearn.ledger.rows import GENESIS, SELECT, Row
 from fedlearn.privacy.guarantee import rounded_up
 
 __all__ = ["Account", "Statement", "exported_rows", "read_statement"]
@@ -55,16 +56,20 @@ class Account:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Statement:
-    """A whole ledger whose chain holds: the number of its rows, the hash of the last one, and an account a data set."""
+    """A whole ledger whose chain holds: the number of its rows, the hash of the last one, and an account a data set.
+
+    Without a count beside the file, rows may be missing at its end: a copy that was made for an auditor, say.
+    """
 
     entries: int
     head: bytes
+    counted: int | None  # how many of the rows stand in the count beside the file; None where there is no count
     accounts: tuple[Account, ...]
 
     def as_dict(self) -> dict[str, Any]:
         """The statement as JSON has it."""
         accounts = [account.as_dict() for account in self.accounts]
-        return {"entries": self.entries, "head": self.head.hex(), "datasets": accounts}
+        return {"entries": self.entries, "head": self.head.hex(), "counted": self.counted, "datasets": accounts}
 
 
 def read_statement(path: Path) -> Statement:
@@ -72,16 +77,13 @@ def read_statement(path: Path) -> Statement:
 
     Raises:
         ConfigError: there is no such file, or it is not a ledger.
-        FedlearnError: a row is not what was written.
+        FedlearnError: a row is not what was written, or rows are missing that were counted.
     """
-    books = Books()
-    try:
-        books.follow(_stored(path))
-    except RefusedError as error:
-        raise FedlearnError(f"{path}: {error}") from None
+    books, _, count = _read(path)
     open_ones = Counter(row.dataset_id for row in books.reservations.values() if row.seq not in books.released)
     accounts = tuple(_account(books, dataset_id, open_ones[dataset_id]) for dataset_id in sorted(books.budgets))
-    return Statement(entries=books.seq, head=books.head, accounts=accounts)
+    counted = count.entries if count else None
+    return Statement(entries=books.seq, head=books.head, counted=counted, accounts=accounts)
 
 
 def exported_rows(path: Path) -> list[bytes]:
@@ -90,20 +92,32 @@ def exported_rows(path: Path) -> list[bytes]:
     Raises:
         ConfigError, FedlearnError: as `read_statement`.
     """
-    lines, previous = [], GENESIS
+    _, stored, _ = _read(path)
+    return [
+        canonical_json({**Row(*values).as_dict(), "prev_hash": previous.hex(), "hash": digest.hex()})
+        for *values, previous, digest in stored
+    ]
+
+
+def _read(path: Path) -> tuple[Books, list[tuple[Any, ...]], Count | None]:
+    """What the rows add up to, the rows as they are stored, and what was counted: read first, for it lags."""
+    if not path.is_file():
+        raise ConfigError(f"{path}: no such file; expected the ledger of a data holder, or ledger.db of a run folder")
+    books = Books()
     try:
-        for row, digest in stored_rows(_stored(path), 0, GENESIS):
-            lines.append(canonical_json({**row.as_dict(), "prev_hash": previous.hex(), "hash": digest.hex()}))
-            previous = digest
+        count = read_count(path)
+        stored = _stored(path)
+        books.follow(stored, file=path)
+        if count is not None:
+            counted_rows = stored[: count.entries]
+            check_count(path, count, entries=books.seq, head_then=counted_rows[-1][-1] if counted_rows else GENESIS)
     except RefusedError as error:
-        raise FedlearnError(f"{path}: {error}") from None
-    return lines
+        raise FedlearnError(str(error)) from None
+    return books, stored, count
 
 
 def _stored(path: Path) -> list[tuple[Any, ...]]:
     """All rows as they lie in the file; read again where a process that writes moved rows meanwhile."""
-    if not path.is_file():
-        raise ConfigError(f"{path}: no such file; expected the ledger of a data holder, or ledger.db of a run folder")
     try:
         while True:
             before = path.stat()

@@ -115,6 +115,27 @@ def test_a_changed_row_is_exit_code_1_in_one_sentence(run, path, command):
 
 
 @pytest.mark.parametrize("command", ["show", "verify", "export"])
+def test_an_older_copy_is_exit_code_1_and_a_copy_for_an_auditor_is_not(run, path, tmp_path, command):
+    shutil.copy(path, tmp_path / "older.db")
+    ledger = Ledger(path)
+    ledger.reserve([a_release("bb", 3)])
+    ledger.close()
+    assert run(command, "--ledger", tmp_path / "older.db")[0] == 0
+    shutil.copy(tmp_path / "older.db", path)
+    code, out, err = run(command, "--ledger", path)
+    assert (code, out, len(err.splitlines())) == (1, "", 1)
+    assert "older copy, with 12 of the 13 rows" in err
+
+
+def test_verify_says_whether_missing_rows_would_show(run, path, tmp_path):
+    shutil.copy(path, tmp_path / "alone.db")
+    assert "cannot be seen" not in run("verify", "--ledger", path)[1]
+    assert "no count beside it" in run("verify", "--ledger", tmp_path / "alone.db")[1]
+    told = [json.loads(run("verify", "--json", "--ledger", file)[1]) for file in (path, tmp_path / "alone.db")]
+    assert [(each["consistent"], each["counted"]) for each in told] == [(True, 12), (True, None)]
+
+
+@pytest.mark.parametrize("command", ["show", "verify", "export"])
 def test_a_file_that_is_missing_or_no_ledger_is_exit_code_2_and_nothing_is_made(run, tmp_path, command):
     (tmp_path / "letter.db").write_text("dear grandmother, " * 100)
     with sqlite3.connect(tmp_path / "other.db") as database:
