@@ -10,7 +10,7 @@ from typing import Final, NoReturn
 import click
 import typer
 
-from fedlearn.cli import checks, client, simulate
+from fedlearn.cli import audit, checks, client, simulate
 from fedlearn.errors import FedlearnError, RunFailedError
 from fedlearn.wording import nearest, one_line
 
@@ -30,6 +30,7 @@ app = typer.Typer(
 app.command("simulate")(simulate.simulate)
 app.command("plan")(checks.plan)
 app.command("report")(checks.report)
+app.add_typer(audit.app, name="audit")
 app.add_typer(client.app, name="client")
 
 

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from fedlearn.config import RunConfig
     from fedlearn.rounds import RoundResult
 
-__all__ = ["live_display"]
+__all__ = ["bar", "live_display"]
 
 
 @contextmanager
@@ -21,6 +21,31 @@ def live_display(
     config: "RunConfig",
 ) -> Iterator[tuple[Callable[["RoundResult"], None], Callable[[int, int], None]]]:
     """Round, accuracy on public data, epsilon spent of the budget, time left; gives (on_round, on_features)."""
+    target, rounds = config.privacy.target_epsilon, config.run.rounds
+    with _progress() as shown:
+        features = shown.add_task("features", total=None, visible=False, state="")
+        task = shown.add_task("round", total=rounds, state="")
+
+        def on_round(result: "RoundResult") -> None:
+            accuracy = "not evaluated" if result.accuracy is None else f"accuracy {percent(result.accuracy)}"
+            spent = "NOT PRIVATE" if result.epsilon is None else f"epsilon {result.epsilon:.2f} of {target:g}"
+            shown.update(task, completed=result.round, state=f"{accuracy}, {spent}")
+
+        def on_features(done: int, total: int) -> None:
+            shown.update(features, completed=done, total=total, visible=done < total)
+
+        yield on_round, on_features
+
+
+@contextmanager
+def bar(what: str) -> Iterator[Callable[[int, int], None]]:
+    """How many of `what` are done, and the time left; gives progress(done, total)."""
+    with _progress() as shown:
+        task = shown.add_task(what, total=None, state="")
+        yield lambda done, total: shown.update(task, completed=done, total=total)
+
+
+def _progress() -> Progress:
     console = Console(stderr=True, highlight=False)
     columns = (
         TextColumn("{task.description}"),
@@ -30,17 +55,4 @@ def live_display(
         TimeElapsedColumn(),
         TimeRemainingColumn(),
     )
-    target, rounds = config.privacy.target_epsilon, config.run.rounds
-    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
-        features = bar.add_task("features", total=None, visible=False, state="")
-        task = bar.add_task("round", total=rounds, state="")
-
-        def on_round(result: "RoundResult") -> None:
-            accuracy = "not evaluated" if result.accuracy is None else f"accuracy {percent(result.accuracy)}"
-            spent = "NOT PRIVATE" if result.epsilon is None else f"epsilon {result.epsilon:.2f} of {target:g}"
-            bar.update(task, completed=result.round, state=f"{accuracy}, {spent}")
-
-        def on_features(done: int, total: int) -> None:
-            bar.update(features, completed=done, total=total, visible=done < total)
-
-        yield on_round, on_features
+    return Progress(*columns, console=console, transient=True, disable=not console.is_terminal)

@@ -1,9 +1,8 @@
 """Every privacy mode, attacked on its real path: one release with z = 1, seen by the worst adversary that it allows.
 
-The statistic is the output in the direction of a canary of the largest norm that one unit may have. Half of the samples
-chooses a threshold, the other half bounds its error rates (Clopper-Pearson), and mu-GDP turns these into a lower bound
-on epsilon. A mechanism that is as noisy as it says fails this with probability below 1e-5 a test. With 40,000 samples
-a share that was too small went unseen now and then: hence 200,000.
+The statistic is the output in the direction of a canary of the largest norm that one unit may have, and the bound that
+of `audit.bounds`. A mechanism that is as noisy as it says fails this with probability below 1e-5 a test. With 40,000
+samples a share that was too small went unseen now and then: hence 200,000.
 """
 
 from dataclasses import replace
@@ -11,22 +10,23 @@ from fractions import Fraction
 
 import numpy as np
 import pytest
-import torch
-from scipy.stats import beta, norm
 
-from fedlearn.aggregation import finish_round
+from fedlearn.audit.bounds import Seen, epsilon_lower
+from fedlearn.audit.mechanism import audit_mechanism
+from fedlearn.audit.parties import Parties
+from fedlearn.audit.setting import agree_on
+from fedlearn.config import RunConfig
 from fedlearn.contribution import Contributor, contribute
 from fedlearn.crypto.keystream import stream_entropy
-from fedlearn.data.dataset import Dataset
 from fedlearn.privacy.accounting import gaussian_epsilon
 from fedlearn.privacy.calibration import plan
 from fedlearn.privacy.mechanisms import MECHANISMS
-from fedlearn.privacy.quantization import from_lanes, to_lanes
-from fedlearn.training.local import train_privately
+from fedlearn.privacy.quantization import from_lanes
 
 DELTA = 1e-5
 CONFIDENCE = 0.99999
 SAMPLES = 200_000
+PRIVATE = [name for name, mechanism in MECHANISMS.items() if mechanism.private]
 SHARED = [name for name, mechanism in MECHANISMS.items() if mechanism.shares_noise]
 
 
@@ -57,22 +57,7 @@ def plan_for(mode, **changes):
 
 def lower_bound(with_canary, without):
     """The epsilon that these samples prove, at `CONFIDENCE`."""
-    half = len(without) // 2
-    candidates = np.quantile(np.concatenate([with_canary[:half], without[:half]]), np.linspace(0.02, 0.98, 49))
-    mus = [mu_of(with_canary[:half], without[:half], threshold) for threshold in candidates]
-    mu = mu_of(with_canary[half:], without[half:], candidates[int(np.argmax(mus))])
-    return gaussian_epsilon(1 / mu, DELTA) if mu > 0 else 0.0
-
-
-def mu_of(with_canary, without, threshold):
-    false_positives = at_most(int((without > threshold).sum()), len(without))
-    false_negatives = at_most(int((with_canary <= threshold).sum()), len(with_canary))
-    return norm.ppf(1 - false_positives) - norm.ppf(false_negatives)
-
-
-def at_most(errors, trials):
-    """Clopper-Pearson: the largest rate that still explains so few errors, at half of the allowed failure each."""
-    return beta.ppf(1 - (1 - CONFIDENCE) / 2, errors + 1, trials - errors) if errors < trials else 1.0
+    return epsilon_lower(Seen.of(with_canary), Seen.of(without), delta=DELTA, confidence=CONFIDENCE)
 
 
 def worst_sums(planned, canary, *, survivors=7):
@@ -131,56 +116,25 @@ def test_a_client_that_forgets_to_clip_is_caught(mode, factor):
     assert lower_bound(with_canary, worst_sums(planned, 0.0)) > gaussian_epsilon(planned.noise_multiplier, DELTA)
 
 
-@pytest.mark.parametrize(("weakened", "caught"), [(False, False), (True, True)])
-def test_the_servers_noise_is_as_booked_and_less_is_caught(weakened, caught):
-    planned = plan_for("client-central", dimension=SAMPLES)
-    used = replace(planned, central_noise_std=round(0.9 * planned.central_noise_std)) if weakened else planned
+class TooLittleNoise(Parties):
+    """They agreed on a larger epsilon than the audited run states."""
 
-    def released(value):
-        lanes = to_lanes(np.full(SAMPLES, value))  # each entry stands for a release of its own
-        return finish_round(
-            [lanes],
-            mechanism=MECHANISMS["client-central"],
-            plan=used,
-            learning_rate=1.0,
-            entropy=stream_entropy(),
-        )
-
-    bound = lower_bound(released(planned.clip_bound), released(0))
-    assert (bound > gaussian_epsilon(planned.noise_multiplier, DELTA)) is caught
-    assert bound > 1.5
+    def __init__(self, agreement, entropy):
+        values = agreement.config.model_dump(exclude_none=True)
+        values["privacy"]["target_epsilon"] *= 2
+        config = RunConfig.from_values(values, place="test")
+        super().__init__(agree_on(config, agreement.plan.dimension, entropy), entropy)
 
 
 @pytest.mark.lengthy
-@pytest.mark.parametrize(("weakened", "caught"), [(False, False), (True, True)])
-def test_a_local_step_is_as_noisy_as_booked_and_half_the_noise_is_caught(weakened, caught):
-    planned = plan_for("record-local", dimension=4)
-    model = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(1, 2))
-    direction = np.array([0.0, 0.0, 1.0, -1.0]) / np.sqrt(2)  # the gradient of a record at x = 0: biases only
-    std = round(planned.step_noise_std / (2 if weakened else 1))
-    entropy = stream_entropy()
-
-    def released(records):
-        update = train_privately(
-            model,
-            np.zeros(4),
-            records,
-            local_steps=1,
-            learning_rate=1.0,
-            max_grad_norm=0.3,
-            sampling_probability=Fraction(1),
-            planned_batch=Fraction(1),
-            step_noise_std=std,
-            entropy=entropy,
-            device="cpu",
-        )
-        return float(update @ direction)
-
-    one = Dataset(np.zeros((1, 1), np.float32), np.zeros(1, np.int64), ("a", "b"))
-    none = one.take(np.zeros(0, np.int64))
-    bound = lower_bound(np.array([released(one) for _ in range(1500)]), np.array([released(none) for _ in range(1500)]))
-    assert (bound > gaussian_epsilon(planned.noise_multiplier, DELTA)) is caught
-    assert bound > 1.5
+@pytest.mark.parametrize("mode", PRIVATE)
+@pytest.mark.parametrize(("parties", "passes"), [(Parties, True), (TooLittleNoise, False)])
+def test_an_audit_of_the_real_path_passes_and_less_noise_is_caught(mode, parties, passes):
+    config = RunConfig.load("digits", {"privacy.mode": mode})
+    told = audit_mechanism(config, samples=5_000, confidence=CONFIDENCE, parties=parties, masked=False)
+    assert told.passed is passes
+    assert told.control_passed
+    assert told.tightness > 0.5
 
 
 @pytest.mark.parametrize("mode", MECHANISMS)

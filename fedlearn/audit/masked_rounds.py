@@ -1,0 +1,96 @@
+"""Secure aggregation of an audited release: the real state machines of both sides, some clients lost on the way."""
+
+import logging
+import os
+from collections.abc import Callable, Mapping
+
+import numpy as np
+
+from fedlearn.attempts import STAGE_NAMES, Attempt, masked_attempt
+from fedlearn.audit.setting import Setting
+from fedlearn.crypto.keystream import stream_entropy
+from fedlearn.crypto.signatures import SigningKey
+from fedlearn.errors import FedlearnError
+from fedlearn.privacy.quantization import Lanes
+from fedlearn.roster import Roster, RosterEntry
+from fedlearn.secagg.messages import Stage
+from fedlearn.secagg.participant import Participant
+from fedlearn.secagg.stages import Member
+from fedlearn.secagg.transcript import Position
+from fedlearn.terms import terms_of
+from fedlearn.vector import write_model
+
+__all__ = ["MaskedRounds"]
+
+_log = logging.getLogger(__name__)
+
+_STAGES = dict(zip(STAGE_NAMES, Stage, strict=True))
+
+
+class MaskedRounds:
+    """A cohort whose last `lost` members drop out while they are asked for their vectors."""
+
+    def __init__(self, setting: Setting) -> None:
+        """Draw everybody's keys."""
+        self._agreement = setting.agreement
+        self._config = setting.config.to_bytes()
+        self._model = write_model(np.zeros(setting.agreement.layout.dimension), setting.agreement.layout)
+        keys = [SigningKey(os.urandom(32)) for _ in range(setting.agreement.plan.planned_cohort)]
+        members = tuple(
+            RosterEntry(f"client-{number}", "", number.to_bytes(16, "big"), key.public)
+            for number, key in enumerate(keys)
+        )
+        coordinator = RosterEntry("coordinator", "", b"\xff" * 16, SigningKey(os.urandom(32)).public)
+        self._roster = Roster.of(coordinator, members)
+        self._terms = terms_of(setting.config, setting.agreement.plan, setting.agreement.layout, self._roster.sha256)
+        self._session, self._round = os.urandom(16), 0
+        self._participants = [
+            self._participant(Member(entry.client_id, key, self._roster.keys))
+            for entry, key in zip(members, keys, strict=True)
+        ]
+
+    def sum_of(self, lanes: Lanes) -> Lanes:
+        """The unmasked sum (d,) of the rows of `lanes` (n, d), sent by the first n members; the others are lost.
+
+        Raises:
+            AttemptFailedError: the clients or the coordinator refuse.
+        """
+        self._round += 1
+        position = Position(self._session, self._round, 0)
+
+        def ask(name: str, bodies: Mapping[int, bytes]) -> dict[int, bytes]:
+            stage = _STAGES[name]
+            if stage is Stage.MASK:
+                return {
+                    member: self._participants[member].answer_masked(position, body, sends(member), lambda: None)
+                    for member, body in bodies.items()
+                    if member < len(lanes)
+                }
+            return {member: self._participants[member].answer(stage, position, body) for member, body in bodies.items()}
+
+        def sends(member: int) -> Callable[[bytes | memoryview], Lanes]:
+            return lambda _: lanes[member]
+
+        attempt = Attempt(
+            cohort=range(len(self._participants)),
+            config=self._config,
+            model=self._model,
+            dimension=self._agreement.plan.dimension,
+            min_survivors=self._agreement.plan.min_survivors,
+            ask=ask,
+            before_vectors=lambda: None,
+        )
+        return masked_attempt(attempt, terms=self._terms, roster=self._roster, position=position).lanes
+
+    def _participant(self, member: Member) -> Participant:
+        def refused(_: Stage, error: FedlearnError) -> None:
+            _log.info("an audited client refuses: %s", error)
+
+        return Participant(
+            member,
+            self._session,
+            entropy=stream_entropy(),
+            agree=lambda _: self._terms,
+            advance=lambda _, __: None,
+            on_refusal=refused,
+        )

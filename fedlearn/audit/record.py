@@ -1,0 +1,68 @@
+"""`audit.json`: what audits found, one object a kind, in the folder of the audited run or in one of its own."""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from fedlearn.checkpoint import RunFolder, load_run
+from fedlearn.config import RunConfig
+from fedlearn.errors import ConfigError
+
+__all__ = ["AUDIT_FILE", "AuditFolder"]
+
+AUDIT_FILE = "audit.json"
+
+_FORMAT = "fedlearn/v1/audit"
+
+
+class AuditFolder:
+    """Where audits of one run are kept.
+
+    Guarantees:
+        of a run's folder nothing is changed but `audit.json` and the pictures of audits;
+        an audit replaces the earlier one of its kind, as a whole, and leaves the others.
+    """
+
+    def __init__(self, path: Path) -> None:
+        """Make the folder, if there is none.
+
+        Raises:
+            ConfigError: it cannot be made, or what is in `audit.json` is no list of audits.
+        """
+        if path.exists() and not path.is_dir():
+            raise ConfigError(f"--output {path}: is a file; name a folder")
+        self._folder = RunFolder(path)
+        self._audits = self._read()
+
+    @property
+    def file(self) -> Path:
+        """The list of audits."""
+        return self._folder.file(AUDIT_FILE)
+
+    def run(self) -> RunConfig | None:
+        """The configuration of the run in this folder; None where there is no run."""
+        file = self._folder.file("config.toml")
+        return load_run(file) if file.is_file() else None
+
+    def write(self, audit: Mapping[str, Any], *, pictures: Mapping[str, bytes] | None = None) -> None:
+        """Keep an audit, and its pictures by file name."""
+        self._folder.path.mkdir(parents=True, exist_ok=True)
+        for name, content in (pictures or {}).items():
+            self._folder.write(name, content)
+        self._audits[audit["kind"]] = dict(audit)
+        listed = [self._audits[kind] for kind in sorted(self._audits)]
+        self._folder.write_json(AUDIT_FILE, {"format": _FORMAT, "audits": listed})
+
+    def _read(self) -> dict[str, dict[str, Any]]:
+        if not self.file.is_file():
+            return {}
+        try:
+            values = json.loads(self.file.read_bytes())
+            if values["format"] != _FORMAT:
+                raise ValueError
+            return {audit["kind"]: audit for audit in values["audits"]}
+        except (ValueError, LookupError, TypeError, RecursionError):
+            raise ConfigError(
+                f"{self.file}: expected audits as `fedlearn audit` writes them; move the file away"
+            ) from None

@@ -1,0 +1,110 @@
+"""`fedlearn audit`: attacks on a run's real code path. Exit code 1 where one proves more than the run claims."""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from fedlearn.errors import ConfigError, FedlearnError
+
+if TYPE_CHECKING:
+    from fedlearn.audit.mechanism import MechanismAudit
+    from fedlearn.audit.record import AuditFolder
+    from fedlearn.config import RunConfig
+
+__all__ = ["app"]
+
+app = typer.Typer(
+    help="Attack a run's real code path, and compare with what the run claims.",
+    no_args_is_help=True,
+    rich_markup_mode=None,
+)
+
+Scenario = Annotated[str | None, typer.Argument(hidden=True)]
+Set = Annotated[list[str] | None, typer.Option("--set", help="section.key=value, any number of times.")]
+Output = Annotated[
+    Path | None, typer.Option("--output", help="Folder for audit.json, which may be the folder of the audited run.")
+]
+AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object as the last line.")]
+
+
+@app.command("mechanism")
+def mechanism(scenario: Scenario = None, set_: Set = None, output: Output = None, as_json: AsJson = False) -> None:
+    """Is what leaves as noisy as it is booked? One release with canaries, seen by the worst adversary allowed.
+
+    SCENARIO is the name of a shipped scenario or a run's TOML file; left out, it is the run in --output, else digits.
+    """
+    config, folder = _audited(scenario, set_, output)
+    from fedlearn.audit.mechanism import audit_mechanism
+    from fedlearn.cli.display import bar
+
+    with bar("releases") as progress:
+        told = audit_mechanism(config, progress=progress)
+    _conclude(told.as_dict(), _mechanism_lines(told), folder, as_json=as_json)
+    if not told.control_passed:
+        raise FedlearnError("the control without privacy was not told apart, so this audit shows nothing")
+    if not told.masked_sums_equal:
+        raise FedlearnError("secure aggregation gave another sum than that of the survivors' vectors")
+    if not told.passed:
+        raise FedlearnError(
+            f"epsilon is at least {told.epsilon_lower:.3f}, and {told.epsilon_claimed:.3f} is claimed: what "
+            "leaves is less noisy than booked"
+        )
+
+
+def _audited(
+    scenario: str | None, set_: list[str] | None, output: Path | None
+) -> tuple["RunConfig", "AuditFolder | None"]:
+    """The run to attack, and where to keep what is found."""
+    from fedlearn.audit.record import AuditFolder
+    from fedlearn.config import RunConfig
+
+    folder = AuditFolder(output) if output is not None else None
+    run = folder.run() if folder else None
+    if run is not None and scenario is None and not set_:
+        return run, folder
+    config = RunConfig.load(scenario or "digits", set_ or [])
+    if run is not None and run.to_bytes() != config.to_bytes():
+        raise ConfigError(
+            f"--output {output}: holds a run of another configuration; leave out SCENARIO and --set to audit that run, "
+            "or name another folder"
+        )
+    return config, folder
+
+
+def _conclude(
+    told: dict[str, Any],
+    lines: list[str],
+    folder: "AuditFolder | None",
+    *,
+    as_json: bool,
+    pictures: Mapping[str, bytes] | None = None,
+) -> None:
+    for line in lines:
+        typer.echo(line, err=True)
+    if folder is not None:
+        folder.write(told, pictures=pictures)
+        typer.echo(f"Written: {folder.file}", err=True)
+    if as_json:
+        typer.echo(json.dumps(told))
+
+
+def _mechanism_lines(told: "MechanismAudit") -> list[str]:
+    from fedlearn.privacy.guarantee import rounded_up
+
+    through = f"{told.masked_releases} of {told.releases} releases went through secure aggregation"
+    equal = ", whose sums equal the plain ones bit for bit" if told.masked_sums_equal else ", whose sums DIFFER"
+    return [
+        f"One release of mode {told.mode} at noise multiplier {told.noise_multiplier:g}, {told.planned_cohort} clients "
+        f"of which {told.lost} drop out and {told.colluders} work with the server; {told.samples} canaries.",
+        f" proven   epsilon at least {told.epsilon_lower:.3f} ({100 * told.confidence:g} % confidence)",
+        f" claimed  epsilon {rounded_up(told.epsilon_claimed, 3):.3f} at delta {told.delta:g}, which is exact; "
+        f"booked {rounded_up(told.epsilon_booked, 3):.3f}",
+        f" control  without privacy: at least {told.control_epsilon_lower:.3f}, "
+        + ("told apart" if told.control_passed else "NOT told apart"),
+        f" {through}{equal if told.masked_releases else ''}.",
+        f"{'passed' if told.passed else 'FAILED'}; an honest mechanism fails with a probability of at most "
+        f"{told.false_alarm_rate:g}.",
+    ]
