@@ -11,12 +11,14 @@ from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
+from torch import nn
 
 from fedlearn.aggregation import finish_round
 from fedlearn.attempts import Attempt, AttemptFailedError, Summed, masked_attempt, plain_attempt
 from fedlearn.checkpoint import Progress, RunFolder
 from fedlearn.config import RunConfig
 from fedlearn.crypto.keystream import stream_entropy
+from fedlearn.data.dataset import Dataset
 from fedlearn.errors import RunFailedError
 from fedlearn.privacy.calibration import Plan
 from fedlearn.privacy.clipping import Vector
@@ -27,7 +29,16 @@ from fedlearn.secagg.transcript import Position
 from fedlearn.terms import terms_of
 from fedlearn.vector import Layout, write_model
 
-__all__ = ["Ask", "Coordinator", "RoundResult", "ServerOptimizer", "new_progress", "releases_booked", "run_rounds"]
+__all__ = [
+    "Ask",
+    "Coordinator",
+    "RoundResult",
+    "RunData",
+    "ServerOptimizer",
+    "new_progress",
+    "releases_booked",
+    "run_rounds",
+]
 
 # So often in a row an attempt may end before it asks for vectors: clients that refuse once refuse always.
 _ATTEMPTS_IN_VAIN = 3
@@ -44,6 +55,33 @@ class ServerOptimizer(Protocol):
 
     def restore(self, state: Mapping[str, NDArray[np.float64]]) -> None:
         """Take up a state."""
+
+
+class RunData(Protocol):
+    """What a coordinator knows of a run's data: its schema and size on paper, public test data, never a record."""
+
+    @property
+    def config(self) -> RunConfig:
+        """The run."""
+
+    @property
+    def plan(self) -> Plan:
+        """What its noise, divisors and guarantee are."""
+
+    @property
+    def population_size(self) -> int:
+        """Clients that may be asked."""
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """Names of the classes, in the order of the model's outputs."""
+
+    @property
+    def test(self) -> Dataset | None:
+        """Public held-out records as the model sees them."""
+
+    def build_model(self, config: RunConfig) -> nn.Module:
+        """A model with the start weights of `run.seed`."""
 
 
 class Ask(Protocol):

@@ -61,6 +61,11 @@ class SimulatedData:
     population_size: int
     partition: Partition = field(repr=False)
 
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """Names of the classes."""
+        return self.train.classes
+
     def build_model(self, config: RunConfig) -> nn.Module:
         """A fresh model with the start weights of `run.seed`, checked where the mode is private.
 
