@@ -192,6 +192,26 @@ class HolderPolicy(_Section):
         return self._path.parent / "confirmed.toml"
 
     @property
+    def key_path(self) -> Path:
+        """Where this holder's long-term key lies."""
+        return self._path.parent / self.holder.key_file
+
+    @property
+    def socket_path(self) -> Path:
+        """Where its agent listens."""
+        return self._path.parent / self.agent.socket
+
+    @property
+    def ledger_path(self) -> Path:
+        """Where its privacy ledger lies."""
+        return self._path.parent / "ledger.db"
+
+    def file_of(self, dataset_id: str) -> Path | None:
+        """The file of a data set's records; None for one that ships."""
+        section = self.dataset[dataset_id]
+        return None if section.kind == section.source else self._path.parent / section.source
+
+    @property
     def client_id(self) -> bytes:
         """This holder's 16 bytes."""
         return bytes.fromhex(self.holder.client_id)

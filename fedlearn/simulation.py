@@ -11,7 +11,8 @@ from numpy.typing import NDArray
 from safetensors.numpy import load_file
 from torch import nn
 
-from fedlearn.agent.simulated import SimulatedData, data_options, load_simulated_data
+from fedlearn.agent.simulated import SimulatedData, load_simulated_data
+from fedlearn.agent.source import data_options
 from fedlearn.checkpoint import RunFolder, load_run
 from fedlearn.conclusion import RunResult, conclude
 from fedlearn.config import RunConfig

@@ -4,6 +4,7 @@ import re
 from pathlib import Path
 
 from fedlearn.crypto.signatures import SigningKey
+from fedlearn.durable import write_whole
 from fedlearn.roster import Roster, RosterEntry
 
 NAMES = ("Ada", "Ben", "Cleo", "Dora")
@@ -65,15 +66,18 @@ def small_roster(*members: RosterEntry) -> Roster:
     return Roster.of(coordinator(), members or tuple(entry(member) for member in range(4)))
 
 
-def write_policy(folder: Path, changes: dict[str, str] | None = None, roster: Roster | None = None) -> Path:
-    """`client.toml` of Ada with the roster it pins; `changes` replace values, as TOML."""
+def write_policy(
+    folder: Path, changes: dict[str, str] | None = None, roster: Roster | None = None, member: int = 0
+) -> Path:
+    """`client.toml` of a member, of Ada by default, with its key and the roster; `changes` replace values, as TOML."""
     roster = roster or small_roster()
     folder.mkdir(parents=True, exist_ok=True)
-    text = POLICY.format(client_id=client_id(0).hex(), roster_sha256=roster.sha256.hex())
+    text = POLICY.format(client_id=client_id(member).hex(), roster_sha256=roster.sha256.hex())
     for name, value in (changes or {}).items():
         text, count = re.subn(rf"(?m)^{name} = .*$", f"{name} = {value}", text)
         assert count == 1
     (folder / "roster.toml").write_bytes(roster.content)
+    write_whole(folder / "identity.key", bytes([100 + member]) * 32, mode=0o600)
     path = folder / "client.toml"
     path.write_text(text, encoding="utf-8")
     return path

@@ -10,6 +10,7 @@
 import hashlib
 import logging
 import os
+import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
@@ -51,6 +52,7 @@ class Premises:
     entropy: Entropy = field(default_factory=lambda: stream_entropy(os.urandom), repr=False)
     key_entropy: Entropy = field(default_factory=lambda: stream_entropy(os.urandom), repr=False)
     _agreements: dict[bytes, Agreement] = field(default_factory=dict, repr=False)
+    _agreeing: threading.Lock = field(default_factory=threading.Lock, repr=False)
 
     def agreement(self, body: bytes) -> Agreement:
         """What this configuration means here; derived once, checked against the policy.
@@ -59,19 +61,23 @@ class Premises:
             FedlearnError: the configuration is malformed, its plan refused, or the policy says no.
         """
         digest = hashlib.sha256(body).digest()
-        if digest not in self._agreements:
-            config = RunConfig.from_bytes(body)
-            self.policy.check_asked(config)  # before anything that it names is built
-            agreement = agree(
-                config,
-                self.build(config),
-                population_size=self.population_size,
-                device=self.device,
-                entropy=self.entropy,
-            )
-            self.policy.check(config, agreement.plan)
-            self._agreements = {digest: agreement}
-        return self._agreements[digest]
+        with self._agreeing:
+            if digest not in self._agreements:
+                self._agreements = {digest: self._agree(body)}
+            return self._agreements[digest]
+
+    def _agree(self, body: bytes) -> Agreement:
+        config = RunConfig.from_bytes(body)
+        self.policy.check_asked(config)  # before anything that it names is built
+        agreement = agree(
+            config,
+            self.build(config),
+            population_size=self.population_size,
+            device=self.device,
+            entropy=self.entropy,
+        )
+        self.policy.check(config, agreement.plan)
+        return agreement
 
 
 @dataclass(slots=True)

@@ -11,13 +11,13 @@ from fedlearn.agent.turns import Turn, answer_all
 from fedlearn.attempts import STAGE_NAMES
 from fedlearn.errors import ProtocolError
 from fedlearn.roster import Roster
-from fedlearn.secagg.messages import Envelope, Stage
+from fedlearn.secagg.messages import IDENTIFY, Envelope, Stage
 from fedlearn.secagg.participant import Participant
 from fedlearn.secagg.stages import Member
 from fedlearn.secagg.transcript import Position, Terms
 from fedlearn.terms import terms_of
 
-__all__ = ["MaskedAgent", "handle_many_masked"]
+__all__ = ["MaskedAgent", "handle_many_masked", "position_of", "seal"]
 
 _STAGES = dict(zip(STAGE_NAMES, Stage, strict=True))
 
@@ -77,6 +77,11 @@ class MaskedAgent:
             )
         return self._sessions[name]
 
+    def forget(self) -> None:
+        """Drop every attempt's secrets and replies; positions and bookings stay on disk."""
+        while self._sessions:
+            self._sessions.popitem()[1].participant.forget()
+
     def turn(self, frame: Frame) -> bytes | Turn:
         """The reply to stage "masked", or the turn to make it."""
         session = self.session(frame.session, begin=False)
@@ -116,6 +121,13 @@ def position_of(frame: Frame) -> Position:
     return Position(bytes.fromhex(frame.session), frame.round, frame.attempt)
 
 
+def seal(member: Member, frame: Frame, reply: bytes) -> bytes:
+    """`reply` in the envelope of whoever was asked, bound to the frame that asked."""
+    digest = hashlib.sha256(frame.body).digest()
+    stage = _STAGES.get(frame.stage, IDENTIFY)
+    return Envelope(position_of(frame), stage, member.client_id, digest).seal(member.key, reply)
+
+
 def handle_many_masked(agents: Sequence[MaskedAgent], stage: str, requests: Sequence[bytes]) -> list[bytes]:
     """The replies of several agents of one process to one frame each, in order; `handle` is its list of one."""
     answers = [_answer(agent, stage, data) for agent, data in zip(agents, requests, strict=True)]
@@ -130,7 +142,7 @@ def _answer(agent: MaskedAgent, stage: str, data: bytes) -> bytes | Turn:
         agent.holder.log_refusal(error)
         return REFUSAL
     if stage == "identify":
-        return agent.holder.client_id
+        return seal(agent.member, frame, agent.member.client_id)
     try:
         if stage == "masked":
             return agent.turn(frame)
@@ -138,5 +150,4 @@ def _answer(agent: MaskedAgent, stage: str, data: bytes) -> bytes | Turn:
         return participant.answer(_STAGES[stage], position, frame.body)
     except ProtocolError as error:
         agent.holder.log_refusal(error)
-        digest = hashlib.sha256(frame.body).digest()
-        return Envelope(position, _STAGES[stage], agent.holder.client_id, digest).seal(agent.member.key, REFUSAL)
+        return seal(agent.member, frame, REFUSAL)

@@ -12,43 +12,29 @@ from torch import nn
 from fedlearn.agent.agent import Agent, Holder, Premises, handle_many
 from fedlearn.agent.agreement import plan_for
 from fedlearn.agent.masked_agent import MaskedAgent, handle_many_masked
+from fedlearn.agent.source import data_options, start_model
 from fedlearn.config import RunConfig
 from fedlearn.crypto.keystream import Entropy, stream_entropy
 from fedlearn.crypto.signatures import SigningKey
 from fedlearn.data import load_dataset
-from fedlearn.data.dataset import Column, DataOptions, Dataset
+from fedlearn.data.dataset import Dataset
 from fedlearn.data.partition import Partition, make_partition
 from fedlearn.durable import write_whole
 from fedlearn.errors import ConfigError
 from fedlearn.ledger import Ledger
-from fedlearn.models import build_model, model_features
+from fedlearn.models import model_features
 from fedlearn.policy import Policy
 from fedlearn.positions import Positions
 from fedlearn.privacy.calibration import Plan
 from fedlearn.roster import Roster, RosterEntry
 from fedlearn.secagg.stages import Member
 from fedlearn.training.device import pick_device
-from fedlearn.training.model_check import check_private_model
 from fedlearn.vector import layout_of
 
-__all__ = ["AgentPool", "SimulatedData", "data_options", "load_simulated_data", "simulated_roster"]
+__all__ = ["AgentPool", "SimulatedData", "load_simulated_data", "simulated_roster"]
 
 _ROSTER_FILE = "roster.toml"
 _KEY_FILE = "identities.key"  # one secret, from which all simulated identities derive
-
-
-def data_options(config: RunConfig) -> DataOptions:
-    """The keys of `[data]` as the data room takes them."""
-    data = config.data
-    return DataOptions(
-        dataset=data.dataset,
-        path=data.path,
-        public_test=data.public_test,
-        label=data.label,
-        classes=data.classes,
-        columns={name: Column(**column.model_dump()) for name, column in data.columns.items()},
-        client_column=data.client_column,
-    )
 
 
 @dataclass(frozen=True)
@@ -72,20 +58,9 @@ class SimulatedData:
         Raises:
             ConfigError: the model cannot be built, or cannot be trained privately.
         """
-        shape, classes = self.train.input_shape, len(self.train.classes)
         source = self.config.source
         search = ([source.parent] if source else []) + [Path.cwd()]
-        model = build_model(
-            config.model.name,
-            input_shape=shape,
-            classes=classes,
-            options=config.model.options,
-            seed=config.run.seed,
-            search=search,
-        )
-        if config.privacy.mode != "none":
-            check_private_model(model, input_shape=shape, classes=classes)
-        return model
+        return start_model(config, self.train, search=search)
 
     @cached_property
     def plan(self) -> Plan:

@@ -1,4 +1,4 @@
-"""The agents of a simulation behind a Unix-domain socket: one connection, one request, one reply.
+"""The agents of a simulation, or a holder's one, behind a Unix-domain socket: one connection, one request, one reply.
 
 request: u32 number of the client | frame (`agent.frames`)        reply: u64 length | body
 
@@ -23,7 +23,7 @@ from typing import Final, Self
 from fedlearn.agent.frames import MAX_FRAME_BYTES, REFUSAL, Frame
 from fedlearn.errors import ProtocolError
 
-__all__ = ["AgentServer", "Answer", "ask", "is_answering", "same_user"]
+__all__ = ["AgentServer", "Answer", "ask", "is_answering", "other_user", "same_user"]
 
 # (number of the client, stage, frame) -> reply
 Answer = Callable[[int, str, bytes], bytes]
@@ -42,11 +42,16 @@ def same_user(uid: int) -> bool:
     return uid == os.geteuid()
 
 
+def other_user(uid: int) -> bool:
+    """Whether a peer runs under another user: code of one's own user could read the records without asking."""
+    return not same_user(uid)
+
+
 class AgentServer:
     """Answers requests for the clients 0..`clients`-1 on a socket at `path` until it is closed; a context manager.
 
-    The socket is made with mode 0600. Connections are read side by side, and whoever is silent for `read_seconds` loses
-    its own; requests are answered one at a time.
+    The socket is made with mode 0600, or for a `group` with 0660. At most `places` connections are read side by side,
+    and whoever is silent for `read_seconds` loses its own; `at_once` requests are answered at a time.
 
     Guarantees:
         a peer whose user `allowed` does not accept is never read;
@@ -62,17 +67,23 @@ class AgentServer:
         *,
         clients: int,
         allowed: Callable[[int], bool] = same_user,
+        group: int | None = None,
+        at_once: int = 1,
+        places: int = _MAX_CONNECTIONS,
         max_frame_bytes: int = MAX_FRAME_BYTES,
         read_seconds: float = _READ_SECONDS,
     ) -> None:
         self._answer, self._clients, self._allowed = answer, clients, allowed
         self._max_frame_bytes, self._read_seconds = max_frame_bytes, read_seconds
-        self._one_at_a_time = threading.Lock()
-        self._places = threading.BoundedSemaphore(_MAX_CONNECTIONS)
+        self._at_once, self._turns = at_once, threading.BoundedSemaphore(at_once)
+        self._places = threading.BoundedSemaphore(places)
         self._listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         self._listener.bind(str(path))
-        path.chmod(0o600)
-        self._listener.listen(_MAX_CONNECTIONS)
+        path.chmod(0o600)  # nobody can connect before `listen`
+        if group is not None:
+            os.chown(path, -1, group)
+            path.chmod(0o660)
+        self._listener.listen(places)
         threading.Thread(target=self._accept, name="agent-socket", daemon=True).start()
 
     def __enter__(self) -> Self:
@@ -84,12 +95,12 @@ class AgentServer:
         self.close()
 
     def close(self) -> None:
-        """Accept no further connection, and let the request that is being answered end."""
+        """Accept no further connection, and let the requests that are being answered end."""
         with suppress(OSError):  # macOS refuses to shut a listening socket down; closing it is enough there
             self._listener.shutdown(socket.SHUT_RDWR)
         self._listener.close()
-        with self._one_at_a_time:
-            pass
+        for _ in range(self._at_once):
+            self._turns.acquire()
 
     def _accept(self) -> None:
         while True:
@@ -124,7 +135,7 @@ class AgentServer:
         except ProtocolError as error:
             _log.info("a request is refused: %s", error)
             return REFUSAL
-        with self._one_at_a_time:
+        with self._turns:
             return self._answer(client, stage, data)
 
 

@@ -1,5 +1,6 @@
 """Stage "masked" for a whole cohort: reserve -> read records and train -> release -> reply, and in no other order."""
 
+import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
@@ -17,6 +18,9 @@ __all__ = ["Turn", "answer_all"]
 
 # Rows of a cohort are computed in chunks, so that the float64 vectors of one chunk stay below 128 MiB.
 _CHUNK_ENTRIES = 1 << 24
+
+# The model is warm and shared, and so are the numerical libraries' threads: a process does one thing at a time.
+_working = threading.Lock()
 
 
 @dataclass(slots=True)
@@ -46,7 +50,8 @@ def answer_all(answers: Sequence[bytes | Turn]) -> list[bytes]:
     """The replies of several agents of one process, in order: those given, and those whose turn it is to be made."""
     turns = [answer for answer in answers if isinstance(answer, Turn)]
     if turns:
-        take_turns(turns, ledger=turns[0].ledger, entropy=turns[0].entropy)
+        with _working:
+            take_turns(turns, ledger=turns[0].ledger, entropy=turns[0].entropy)
     return [(answer.reply or REFUSAL) if isinstance(answer, Turn) else answer for answer in answers]
 
 

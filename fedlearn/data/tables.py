@@ -12,7 +12,7 @@ from fedlearn.data.dataset import DataOptions, Dataset, Loaded, hold_out
 from fedlearn.data.preprocessing import check_columns, preprocess_frame, shown, text_of
 from fedlearn.errors import ConfigError, DataError
 
-__all__ = ["Table", "load_csv", "load_parquet", "read_csv", "read_parquet", "table_records"]
+__all__ = ["Table", "empty_records", "load_csv", "load_parquet", "read_csv", "read_parquet", "table_records"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,6 +31,16 @@ def load_csv(options: DataOptions) -> Loaded:
 def load_parquet(options: DataOptions) -> Loaded:
     """One parquet file; see `table_records` for what is expected of it. Needs pyarrow (the extra `data`)."""
     return _load(options, read_parquet)
+
+
+def empty_records(options: DataOptions) -> Dataset:
+    """No records at all, in the shape and with the classes that any file read by these options has; none is opened.
+
+    Raises ConfigError for options that cannot work.
+    """
+    label, _ = _checked_label(options)
+    check_columns(options.columns)
+    return table_records(Table("no table", {name: [] for name in (*options.columns, label)}), options)
 
 
 def _load(options: DataOptions, read: Callable[[Path], Table]) -> Loaded:

@@ -1,20 +1,14 @@
 """What a holder's policy would say to a run, line by line, before anybody runs it."""
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
-
 from fedlearn.agent.agreement import plan_for
-from fedlearn.agent.simulated import data_options
+from fedlearn.agent.source import Source, model_dimension
 from fedlearn.config import RunConfig
-from fedlearn.data import load_dataset
-from fedlearn.data.dataset import Dataset
 from fedlearn.errors import ConfigError
 from fedlearn.holder_policy import HolderPolicy
-from fedlearn.models import build_model, model_features
 from fedlearn.policy import Verdict
-from fedlearn.vector import layout_of
 
 __all__ = ["PolicyCheck", "check_policy"]
 
@@ -43,8 +37,8 @@ class PolicyCheck:
 def check_policy(policy_path: Path, run: str | Path, *, dimension: int | None = None) -> PolicyCheck:
     """Judge the run in a TOML file, or a shipped scenario, by the policy and its accepted roster.
 
-    The data set is the one whose source is of the kind that the run asks for. `dimension` spares a look at its records,
-    of which the shape alone is used.
+    The data set is the one whose source is of the kind that the run asks for. `dimension` spares
+    building its model; a holder's file is not opened.
 
     Raises:
         ConfigError: a file is broken, or the model's dimension cannot be known without `dimension`.
@@ -70,22 +64,9 @@ def _reason(verdict: Verdict) -> str | None:
 
 
 def _dimension(policy: HolderPolicy, name: str, config: RunConfig) -> int:
-    section = policy.dataset[name]
-    path = str(policy.path.parent / section.source) if section.kind != section.source else None
-    options = replace(data_options(config), dataset=section.kind, path=path, public_test=None, client_column=None)
     try:
-        records = load_dataset(options).train
-        # A record of zeros has the same shape: nothing is computed from the holder's own.
-        blank = Dataset(np.zeros((1, *records.input_shape), np.float32), np.zeros(1, np.int64), records.classes)
-        seen = model_features(config.model.name, options=config.model.options, dataset=blank)
-        model = build_model(
-            config.model.name,
-            input_shape=seen.input_shape,
-            classes=len(records.classes),
-            options=config.model.options,
-            seed=0,
-            search=[policy.path.parent],  # never the run's own folder: that may be the coordinator's code
-        )
+        # Never the run's own folder: that may be the coordinator's code.
+        like = Source.of(policy, name).blank(config)
+        return model_dimension(config, like, search=[policy.path.parent])
     except ConfigError as error:
         raise ConfigError(f"the size of the model cannot be known: {error}; state it with --dimension N") from None
-    return layout_of(model).dimension

@@ -24,6 +24,7 @@ from fedlearn.secagg.transcript import CONTEXT_BYTES, ID_BYTES, LANE_BYTES, Cont
 __all__ = [
     "ADVERT_BYTES",
     "BOX_BYTES",
+    "IDENTIFY",
     "MAX_CONFIG_BYTES",
     "REFUSAL",
     "Advert",
@@ -48,6 +49,10 @@ __all__ = [
 ADVERT_BYTES: Final = ID_BYTES + 3 * KEY_BYTES + SIGNATURE_BYTES
 BOX_BYTES: Final = 2 * SHARE_BYTES + BOX_OVERHEAD
 MAX_CONFIG_BYTES: Final = 1 << 20
+
+
+# Who a node is, is asked outside of the stages; its reply is sealed under this number.
+IDENTIFY: Final = 255
 
 
 class Stage(IntEnum):
@@ -104,7 +109,7 @@ class Envelope:
     """What binds a reply to its question: who answers what, where in the run."""
 
     position: Position
-    stage: Stage
+    stage: int
     client_id: bytes
     request_digest: bytes
 

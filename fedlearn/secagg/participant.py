@@ -61,8 +61,8 @@ class _Attempt:
     position: Position
     state: State | None = field(default=None, repr=False)
     members: tuple[bytes, ...] | None = None
-    digests: dict[Stage, bytes] = field(default_factory=dict)
-    replies: dict[Stage, bytes] = field(default_factory=dict, repr=False)
+    digests: dict[int, bytes] = field(default_factory=dict)
+    replies: dict[int, bytes] = field(default_factory=dict, repr=False)
     over: bool = False
 
     def end(self) -> None:
@@ -111,7 +111,7 @@ class Participant:
         entropy: Entropy,
         agree: Agree,
         advance: Advance,
-        on_refusal: Callable[[Stage, FedlearnError], None],
+        on_refusal: Callable[[int, FedlearnError], None],
         threads: int = 1,
     ) -> None:
         """`entropy` is the operating system's; `on_refusal` is told the reasons, which are the holder's alone."""

@@ -1,0 +1,111 @@
+"""Where one data set's records are, and how a configuration wants to see them."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Self
+
+import numpy as np
+import torch
+from torch import nn
+
+from fedlearn.config import RunConfig
+from fedlearn.data import load_dataset
+from fedlearn.data.dataset import Column, DataOptions, Dataset
+from fedlearn.data.tables import empty_records
+from fedlearn.holder_policy import HolderPolicy
+from fedlearn.models import build_model, model_features
+from fedlearn.training.model_check import check_private_model
+from fedlearn.vector import layout_of
+
+__all__ = ["Source", "data_options", "model_dimension", "start_model"]
+
+
+def data_options(config: RunConfig) -> DataOptions:
+    """The keys of `[data]` as the data room takes them."""
+    data = config.data
+    return DataOptions(
+        dataset=data.dataset,
+        path=data.path,
+        public_test=data.public_test,
+        label=data.label,
+        classes=data.classes,
+        columns={name: Column(**column.model_dump()) for name, column in data.columns.items()},
+        client_column=data.client_column,
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """One `[dataset.ID]` of a holder: its `kind` is what a run's `data.dataset` says, `path` the file if there is one.
+
+    Guarantees:
+        a configuration says how the records are read, never from where: no path of it is opened.
+    """
+
+    kind: str
+    path: Path | None
+
+    @classmethod
+    def of(cls, policy: HolderPolicy, dataset_id: str) -> Self:
+        """The source that a policy names."""
+        return cls(policy.dataset[dataset_id].kind, policy.file_of(dataset_id))
+
+    def blank(self, config: RunConfig) -> Dataset:
+        """One record of zeros as the model would see it; a holder's file is not opened.
+
+        Raises:
+            ConfigError: the configuration does not fit this kind of data.
+        """
+        options = self._options(config)
+        seen = empty_records(options) if self.path else load_dataset(options).train
+        zeros = Dataset(np.zeros((1, *seen.input_shape), np.float32), np.zeros(1, np.int64), seen.classes)
+        return self._features(zeros, config)
+
+    def records(self, config: RunConfig) -> Dataset:
+        """All records as the model sees them.
+
+        Raises:
+            ConfigError: they cannot be read, or used; a DataError names row and column.
+        """
+        return self._features(load_dataset(self._options(config)).train, config)
+
+    def _options(self, config: RunConfig) -> DataOptions:
+        path = str(self.path) if self.path else None
+        return replace(data_options(config), dataset=self.kind, path=path, public_test=None, client_column=None)
+
+    def _features(self, records: Dataset, config: RunConfig) -> Dataset:
+        return model_features(config.model.name, options=config.model.options, dataset=records)
+
+
+def model_dimension(config: RunConfig, like: Dataset, *, search: Sequence[Path]) -> int:
+    """Entries of the model for records `like` these, counted without memory for them.
+
+    Raises:
+        ConfigError: it cannot be built.
+    """
+    with torch.device("meta"):
+        return layout_of(_build(config, like, search)).dimension
+
+
+def start_model(config: RunConfig, like: Dataset, *, search: Sequence[Path]) -> nn.Module:
+    """A model for records `like` these with the start weights of `run.seed`, checked where the mode is private.
+
+    Raises:
+        ConfigError: it cannot be built, or cannot be trained privately.
+    """
+    model = _build(config, like, search)
+    if config.privacy.mode != "none":
+        check_private_model(model, input_shape=like.input_shape, classes=len(like.classes))
+    return model
+
+
+def _build(config: RunConfig, like: Dataset, search: Sequence[Path]) -> nn.Module:
+    return build_model(
+        config.model.name,
+        input_shape=like.input_shape,
+        classes=len(like.classes),
+        options=config.model.options,
+        seed=config.run.seed,
+        search=search,
+    )
