@@ -83,7 +83,7 @@ class MaskedRounds:
         return masked_attempt(attempt, terms=self._terms, roster=self._roster, position=position).lanes
 
     def _participant(self, member: Member) -> Participant:
-        def refused(_: Stage, error: FedlearnError) -> None:
+        def refused(_: int, error: FedlearnError) -> None:
             _log.info("an audited client refuses: %s", error)
 
         return Participant(

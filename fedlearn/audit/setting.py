@@ -13,7 +13,8 @@ import numpy as np
 from torch import nn
 
 from fedlearn.agent.agreement import Agreement, agree, plan_for
-from fedlearn.agent.simulated import SimulatedData, data_options
+from fedlearn.agent.simulated import SimulatedData
+from fedlearn.agent.source import data_options
 from fedlearn.config import RunConfig
 from fedlearn.crypto.keystream import Entropy
 from fedlearn.data import load_dataset
