@@ -178,10 +178,14 @@ def test_a_damaged_checkpoint_is_one_sentence(load_digits, tmp_path):
 
 
 def test_without_enough_clients_the_run_fails_with_its_folder_intact(load_digits, tmp_path):
-    with pytest.raises(RunFailedError, match="no spare round is left"):
+    # Who fails where is drawn at random: one run in 25 ends because no attempt comes as far as the vectors.
+    with pytest.raises(RunFailedError, match="no spare round is left|before a vector was asked for"):
         fedlearn.simulate(load_digits("run.rounds=2", "runtime.dropout=0.6"), output=tmp_path / "run")
-    assert (tmp_path / "run" / "config.toml").is_file()
-    assert len(RunFolder(tmp_path / "run").lines("events.jsonl")) == 3
+    folder = RunFolder(tmp_path / "run")
+    assert folder.file("config.toml").is_file()
+    stored = folder.load_checkpoint()
+    assert stored is not None
+    assert stored[0].attempts_asked == len(folder.lines("events.jsonl")) <= 3
 
 
 def test_a_line_that_a_crash_left_unfinished_does_not_spoil_the_next_one(load_digits, tmp_path):
