@@ -288,10 +288,55 @@ def test_every_row_of_a_session_moves_its_head_and_no_row_of_another_does(ledger
     assert ledger.session("s").head == heads[-1]
 
 
+def test_r19_a_known_fingerprint_under_a_new_id_is_refused_until_the_holder_confirms(path, ledger):
+    a_budget(ledger, "renamed")
+    for number, seen in enumerate((b"1" * 32, b"2" * 32)):
+        (reservation,) = ledger.reserve([a_release(number)])
+        ledger.release([reservation], {reservation: seen})
+    for number, seen in enumerate((b"1" * 32, b"2" * 32)):
+        (reservation,) = ledger.reserve([a_release(number, dataset_id="renamed")])
+        with pytest.raises(
+            RefusedError, match=r'known as "ward" .* say so with fedlearn client ledger confirm renamed'
+        ):
+            ledger.release([reservation], {reservation: seen})
+    assert [booking.released for booking in ledger.events("renamed")] == [False, False], "both stay spent"
+    ledger.confirm("renamed")
+    ledger.close()
+    again = Ledger(path)
+    (reservation,) = again.reserve([a_release(2, dataset_id="renamed")])
+    again.release([reservation], {reservation: b"1" * 32})
+    assert again.releases("renamed", "s") == 1
+
+
+def test_r19_a_data_set_may_change_under_its_own_id_and_goes_on_spending(ledger):
+    for number in range(3):
+        (reservation,) = ledger.reserve([a_release(number)])
+        ledger.release([reservation], {reservation: bytes([number // 2]) * 32})
+    assert ledger.spent("ward")[1] == epsilon_of([(an_event(), 3)], delta=DELTA, epsilon_ceiling=3.0)
+
+
+def test_a_fingerprint_is_evidence_in_the_chain_and_its_salt_is_not_a_row(path, ledger):
+    salt = ledger.salt()
+    assert salt == Ledger(path).salt() != Ledger(path.with_name("another.db")).salt()
+    (reservation,) = ledger.reserve([a_release(0)])
+    ledger.release([reservation], {reservation: b"7" * 32})
+    told = rows(path)
+    assert [row[2] for row in told] == ["reserve", "release", "fingerprint"]
+    assert told[2][3] == reservation
+    assert not any(salt in row or salt.hex().encode() in row for row in told)
+    assert ledger.session("s").entries == 2, "evidence is the holder's, not the session's"
+
+
+def test_only_a_data_set_with_a_budget_can_be_confirmed(ledger):
+    with pytest.raises(RefusedError, match='"typo" has no budget'):
+        ledger.confirm("typo")
+
+
 def test_rows_cannot_be_updated_or_deleted(path, ledger):
     ledger.reserve([a_release(0)])
+    ledger.salt()
     with sqlite3.connect(path) as database:
-        for statement in ("UPDATE entries SET round = 9", "DELETE FROM entries"):
+        for statement in ("UPDATE entries SET round = 9", "DELETE FROM entries", "DELETE FROM salts"):
             with pytest.raises(sqlite3.IntegrityError, match="only grows"):
                 database.execute(statement)
     database.close()

@@ -138,7 +138,7 @@ class Asked:
         premises.ledger.open_dataset(
             "digits", privacy_unit=PrivacyUnit.RECORD, max_epsilon=3.0, max_delta=1e-5, order=None
         )
-        holder = Holder(client_id(0), "digits", lambda: data.train)
+        holder = Holder(client_id(0), "digits", lambda: data.train, fingerprinted=True)
         self.agent = MaskedAgent(holder, Member(client_id(0), key(0), self.roster.keys), self.roster, premises)
         model = data.build_model(config)
         self.layout = layout_of(model)

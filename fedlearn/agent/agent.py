@@ -82,11 +82,17 @@ class Premises:
 
 @dataclass(slots=True)
 class Holder:
-    """Who holds which records. `client_id` has 16 bytes; `records` is called only after a reservation."""
+    """Who holds which records. `client_id` has 16 bytes; `records` is called only after a reservation.
+
+    `fingerprinted` says whether each release keeps a fingerprint of the records as evidence, and refuses records that
+    are known under another id. It has no default: only a simulation, whose clients hold parts of one set and whose
+    ledger ends with its folder, says False.
+    """
 
     client_id: bytes
     dataset_id: str
     records: Callable[[], Dataset] = field(repr=False)
+    fingerprinted: bool = field(kw_only=True)
 
     def contributor(self, agreement: Agreement, round_number: int) -> Contributor:
         """This client in one round."""
@@ -168,6 +174,7 @@ class Agent:
             dataset_id=self.holder.dataset_id,
             position=position,
             contributor=self.holder.contributor(self._agreement, frame.round),
+            fingerprinted=self.holder.fingerprinted,
             agreement=self._agreement,
             ledger=self.premises.ledger,
             entropy=self.premises.entropy,

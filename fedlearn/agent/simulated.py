@@ -191,7 +191,8 @@ class AgentPool:
         return self._masked[client]
 
     def _new_holder(self, client: int) -> Holder:
-        return Holder(_client_id(client), _dataset_id(client), _Holding(self._data, client).records)
+        records = _Holding(self._data, client).records
+        return Holder(_client_id(client), _dataset_id(client), records, fingerprinted=False)
 
 
 def simulated_roster(folder: Path) -> Roster:

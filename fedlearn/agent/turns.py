@@ -2,12 +2,14 @@
 
 import threading
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from fedlearn.agent.agreement import Agreement
 from fedlearn.agent.frames import REFUSAL
 from fedlearn.contribution import Contributor, contribute
 from fedlearn.crypto.keystream import Entropy
+from fedlearn.data.dataset import Dataset
+from fedlearn.data.fingerprint import fingerprint_of
 from fedlearn.errors import FedlearnError, ProtocolError, RefusedError
 from fedlearn.ledger import Ledger, Reservation
 from fedlearn.privacy.clipping import Vector
@@ -34,6 +36,7 @@ class Turn:
     dataset_id: str
     position: tuple[str, int, int]  # session, round, attempt
     contributor: Contributor
+    fingerprinted: bool
     agreement: Agreement
     ledger: Ledger
     entropy: Entropy = field(repr=False)
@@ -128,11 +131,35 @@ def _contribute(chunk: Sequence[Turn], *, ledger: Ledger, entropy: Entropy) -> N
         turn.reply = turn.finish(row)
 
 
+@dataclass(slots=True)
+class _Witness:
+    """Reads one turn's records; with a salt it keeps their fingerprint, which is None until they are read."""
+
+    read: Callable[[], Dataset]
+    salt: bytes | None
+    fingerprint: bytes | None = None
+
+    def records(self) -> Dataset:
+        records = self.read()
+        if self.salt is not None:
+            self.fingerprint = fingerprint_of(records, self.salt)
+        return records
+
+
 def _release(weights: Vector, chunk: Sequence[Turn], *, ledger: Ledger, entropy: Entropy) -> Lanes:
+    """The noised vectors of a chunk, released, each with the fingerprint of its records where its holder keeps them.
+
+    Records that are known under another id are refused here, after the reservation, which stays spent. Elsewhere a
+    failure at this point becomes zeros and noise, for a refusal would show something about the records. This one does
+    too: that the holder registered the same records twice. It is refused all the same, because zeros would go on
+    spending unseen, because it says nothing about a holder that has one id for its records, and because who renames a
+    data set can confirm it before the first run, and then nothing is compared.
+    """
     agreement = chunk[0].agreement
+    witnesses = [_Witness(turn.contributor.records, ledger.salt() if turn.fingerprinted else None) for turn in chunk]
     lanes = contribute(
         weights,
-        [turn.contributor for turn in chunk],
+        [replace(turn.contributor, records=seen.records) for turn, seen in zip(chunk, witnesses, strict=True)],
         work=agreement.work,
         mechanism=agreement.mechanism,
         plan=agreement.plan,
@@ -140,7 +167,12 @@ def _release(weights: Vector, chunk: Sequence[Turn], *, ledger: Ledger, entropy:
     )
     # An attempt that was ended meanwhile releases nothing: `finish` then gives a refusal.
     ledger.void(_reservations([turn for turn in chunk if turn.stopped()]))
-    ledger.release(_reservations([turn for turn in chunk if not turn.stopped()]))
+    fingerprints = {
+        turn.reservation: seen.fingerprint
+        for turn, seen in zip(chunk, witnesses, strict=True)
+        if turn.reservation is not None and seen.fingerprint is not None
+    }
+    ledger.release(_reservations([turn for turn in chunk if not turn.stopped()]), fingerprints)
     return lanes
 
 

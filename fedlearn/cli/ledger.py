@@ -1,6 +1,7 @@
 """`fedlearn client ledger`: what a data holder's releases cost so far. Who looks changes nothing."""
 
 import json
+from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -16,9 +17,7 @@ __all__ = ["app"]
 
 app = typer.Typer(help="What was released, and what it cost.", no_args_is_help=True, rich_markup_mode=None)
 
-LedgerFile = Annotated[
-    Path | None, typer.Option("--ledger", help="A ledger's file; by default client/ledger.db in the home.")
-]
+LedgerFile = Annotated[Path | None, typer.Option("--ledger", help="A file; by default client/ledger.db in the home.")]
 Home = Annotated[
     Path | None, typer.Option("--home", help="The party's folder; by default $FEDLEARN_HOME or ~/.fedlearn.")
 ]
@@ -68,6 +67,24 @@ def export(
 
     for line in exported_rows(_path(ledger, home)):
         typer.echo(line)
+
+
+@app.command("confirm")
+def confirm(
+    dataset_id: Annotated[str, typer.Argument(hidden=True)], ledger: LedgerFile = None, home: Home = None
+) -> None:
+    """Confirm that the data set DATASET_ID may hold records that are known under another id; written down for good.
+
+    Both budgets are then spent on the same people, and what they may lose is the sum of both.
+    """
+    from fedlearn.ledger import Ledger
+    from fedlearn.ledger.statement import read_statement
+
+    path = _path(ledger, home)
+    read_statement(path).account(dataset_id)
+    with closing(Ledger(path)) as opened:
+        opened.confirm(dataset_id)
+    typer.echo(f"data set {dataset_id} is confirmed; what its people may lose is the sum over all its ids")
 
 
 def _path(ledger: Path | None, home: Path | None) -> Path:

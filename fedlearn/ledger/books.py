@@ -39,6 +39,8 @@ class Books:
     spent: dict[str, Counter[bytes]] = field(default_factory=lambda: defaultdict(Counter))
     latest: dict[tuple[str, str], tuple[int, int]] = field(default_factory=dict)
     releases: Counter[tuple[str, str]] = field(default_factory=Counter)
+    fingerprints: dict[bytes, set[str]] = field(default_factory=lambda: defaultdict(set))  # whose records they are of
+    confirmed: set[str] = field(default_factory=set)
 
     def follow(self, stored: Iterable[tuple[Any, ...]], *, file: Path) -> None:
         """Take in the rows after the last one, as they are stored in `file`.
@@ -80,6 +82,10 @@ class Books:
         elif row.kind == "void":
             voided = self.reservations.pop(self._open(row.reservation).seq)
             self.spent[voided.dataset_id][voided.body] -= 1
+        elif row.kind == "fingerprint":
+            self.fingerprints[row.body].add(row.dataset_id)
+        elif row.kind == "confirm":
+            self.confirmed.add(row.dataset_id)
         self.seq, self.head = row.seq, digest
 
     def budget(self, dataset_id: str) -> Budget:

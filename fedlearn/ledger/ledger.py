@@ -11,26 +11,23 @@ The lifetime check uses one order of Renyi divergence, fixed before the data set
 after seeing earlier models, and the filter that allows it (Feldman and Zrnic, arXiv:2008.11193) is for one order.
 """
 
-import sqlite3
-import threading
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
+from typing import Final
 
-from fedlearn.durable import open_database
 from fedlearn.errors import BudgetExceededError, RefusedError
-from fedlearn.ledger.books import Booking, Books
+from fedlearn.ledger.books import Booking
 from fedlearn.ledger.budget import Budget
-from fedlearn.ledger.count import Count, check_count, read_count, write_count
-from fedlearn.ledger.rows import GENESIS, INSERT, SCHEMA, SELECT, Kind, Reservation, Row, SessionState, session_state
+from fedlearn.ledger.file import LedgerFile
+from fedlearn.ledger.rows import Reservation, Row, SessionState, session_state
 from fedlearn.privacy.accounting import best_order_of_budget
 from fedlearn.privacy.guarantee import PrivacyUnit, rounded_up
 
 __all__ = ["Ledger"]
 
-_NEW_ROWS = SELECT + "WHERE seq > ? ORDER BY seq"
-_ROWS_OF_SESSION = SELECT + "WHERE session = ? AND dataset_id = ifnull(?, dataset_id) ORDER BY seq"
+_NO_FINGERPRINTS: Final[Mapping[int, bytes]] = MappingProxyType({})
 
 
 class Ledger:
@@ -49,29 +46,12 @@ class Ledger:
     """
 
     def __init__(self, path: Path) -> None:
-        self._path = path
-        self._lock = threading.RLock()
-        self._closed = False
+        self._file = LedgerFile(path)
         self._own: dict[int, int] = {}  # open reservations of this process -> their max_releases
-        self._books = Books()
-        self._begin_count()
-        try:
-            self._database = open_database(path, SCHEMA)
-        except sqlite3.DatabaseError as error:
-            raise RefusedError(f"{path}: the ledger cannot be opened ({error}); nothing is released") from None
-        try:
-            self._count()
-        except BaseException:
-            self._database.close()
-            raise
 
     def close(self) -> None:
-        """Close the file; a second time is nothing. Reservations that are still open count as spent."""
-        if not self._closed:
-            with suppress(RefusedError):  # a count that lags is no error
-                self._count()
-            self._database.close()
-        self._closed = True
+        """Close the file. Reservations that are still open count as spent."""
+        self._file.close()
 
     def open_dataset(
         self,
@@ -92,11 +72,11 @@ class Ledger:
         """
         fixed = best_order_of_budget(max_epsilon, max_delta) if order is None else order
         budget = Budget(str(privacy_unit), max_epsilon, max_delta, fixed)
-        with self._transaction():
+        with self._file.transaction():
             for name in [dataset_id] if isinstance(dataset_id, str) else dataset_id:
-                known = self._books.budgets.get(name)
+                known = self._file.books.budgets.get(name)
                 if known is None:
-                    self._append("budget", name, budget.to_bytes())
+                    self._file.append("budget", name, budget.to_bytes())
                 elif known != budget:
                     raise RefusedError(
                         f'data set "{name}" has a budget of {known}; {budget} was asked; it keeps its first one'
@@ -111,23 +91,49 @@ class Ledger:
             BudgetExceededError: one would pass its data set's budget.
             RefusedError: an unknown data set, a (round, attempt) that does not grow, or no release left in the session.
         """
-        with self._transaction():
+        with self._file.transaction():
             self._check(entries)
-            numbers = [self._append("reserve", entry, entry.event) for entry in entries]
-        self._count()
+            numbers = [self._file.append("reserve", entry, entry.event) for entry in entries]
+        self._file.count()
         self._own.update({number: entry.max_releases for number, entry in zip(numbers, entries, strict=True)})
         return numbers
 
-    def release(self, reservations: Sequence[int]) -> None:
+    def release(self, reservations: Sequence[int], fingerprints: Mapping[int, bytes] = _NO_FINGERPRINTS) -> None:
         """From now on the vectors of these reservations may leave.
 
+        `fingerprints`, for those reservations that have one, are of the records that were read, under this ledger's
+        `salt`. They are kept as evidence, and records that are known under another data set's id are refused until the
+        holder confirms them.
+
         Raises:
-            RefusedError: one is not an open reservation of this process, or its session has no release left.
+            RefusedError: one is not an open reservation of this process, its session has no release left, or its
+                records are another data set's; none is released, and all stay spent.
         """
-        with self._transaction():
+        with self._file.transaction():
             for row in map(self._open_row, reservations):
                 self._check_releases(row.dataset_id, row.session, most=self._own[row.seq])
-                self._append("release", row, row.body)
+                self._file.append("release", row, row.body)
+                if row.seq in fingerprints:
+                    self._check_fingerprint(row.dataset_id, fingerprints[row.seq].hex().encode())
+                    self._file.append("fingerprint", row, fingerprints[row.seq].hex().encode())
+
+    def confirm(self, dataset_id: str) -> None:
+        """The holder says that this data set may hold records that are known under another id; written down for good.
+
+        Raises:
+            RefusedError: the data set has no budget.
+        """
+        with self._file.transaction():
+            self._file.books.budget(dataset_id)
+            self._file.append("confirm", dataset_id, b"")
+
+    def salt(self) -> bytes:
+        """The secret under which fingerprints of this ledger's data sets are made; 32 bytes, the same for ever.
+
+        Raises:
+            RefusedError: the file cannot be read or written.
+        """
+        return self._file.salt()
 
     def void(self, reservations: Sequence[int]) -> None:
         """Take back reservations of which no byte left.
@@ -135,14 +141,14 @@ class Ledger:
         Raises:
             RefusedError: one is released, void, or another process's: nobody can know that nothing left.
         """
-        with self._transaction():
+        with self._file.transaction():
             for row in map(self._open_row, reservations):
-                self._append("void", row, row.body)
+                self._file.append("void", row, row.body)
 
     def events(self, dataset_id: str | None = None, session: str | None = None) -> list[Booking]:
         """What counts, oldest first, of one data set or session or of all."""
-        with self._transaction():
-            bookings = self._books.bookings()
+        with self._file.transaction():
+            bookings = self._file.books.bookings()
         return [
             booking
             for booking in bookings
@@ -151,14 +157,13 @@ class Ledger:
 
     def session(self, session: str, dataset_id: str | None = None) -> SessionState:
         """How far a session came at one data set, or at all of this ledger together."""
-        with self._transaction():
-            rows = self._database.execute(_ROWS_OF_SESSION, (session, dataset_id))
-            return session_state(Row(*values) for *values, _, _ in rows)
+        with self._file.transaction():
+            return session_state(self._file.rows_of_session(session, dataset_id))
 
     def releases(self, dataset_id: str, session: str) -> int:
         """How many releases the data set made in the session: its participations."""
-        with self._transaction():
-            return self._books.releases[dataset_id, session]
+        with self._file.transaction():
+            return self._file.books.releases[dataset_id, session]
 
     def spent(self, dataset_id: str) -> tuple[float, float]:
         """Epsilon spent at the budget's delta: at the fixed order, which the budget bounds, and at the best order.
@@ -166,9 +171,9 @@ class Ledger:
         Raises:
             RefusedError: the data set is unknown.
         """
-        with self._transaction():
-            budget = self._books.budget(dataset_id)
-            events = self._books.spent[dataset_id]
+        with self._file.transaction():
+            budget = self._file.books.budget(dataset_id)
+            events = self._file.books.spent[dataset_id]
             return budget.spent_by(events), budget.estimate_of(events)
 
     def verify_chain(self) -> int:
@@ -177,73 +182,12 @@ class Ledger:
         Raises:
             RefusedError: the first row that was changed, removed or inserted.
         """
-        with self._lock:
-            self._books = Books()
-            with self._transaction():
-                return self._books.seq
-
-    @contextmanager
-    def _transaction(self) -> Iterator[None]:
-        """One write transaction, the books up to date at its start; on an error nothing of it happened."""
-        with self._lock:
-            committed = None
-            try:
-                self._database.execute("BEGIN IMMEDIATE")
-                self._catch_up()
-                committed = self._books.seq
-                yield
-                self._database.execute("COMMIT")
-            except BaseException as error:
-                if self._database.in_transaction:
-                    self._database.execute("ROLLBACK")
-                if self._books.seq != committed:  # the books are ahead of the file: read it anew
-                    self._books = Books()
-                if isinstance(error, sqlite3.Error):
-                    raise RefusedError(f"{self._path}: the ledger failed ({error}); nothing is released") from None
-                raise
-
-    def _catch_up(self) -> None:
-        """Read what other processes wrote; refuse a file that is behind what was counted, or behind what was read."""
-        self._books.follow(self._database.execute(_NEW_ROWS, (self._books.seq,)), file=self._path)
-        entries = self._database.execute("SELECT ifnull(max(seq), 0) FROM entries").fetchone()[0]
-        for count in (Count(self._books.seq, self._books.head), read_count(self._path)):
-            check_count(self._path, count, entries=entries, head_then=self._head_of(count.entries if count else 0))
-
-    def _head_of(self, seq: int) -> bytes:
-        found = self._database.execute("SELECT hash FROM entries WHERE seq = ?", (seq,)).fetchone()
-        return found[0] if found else GENESIS
-
-    def _begin_count(self) -> None:
-        """A new ledger is counted before its file is there, so that whatever has rows has a count."""
-        if not self._path.exists():
-            count = read_count(self._path)
-            check_count(self._path, count, entries=0, head_then=GENESIS)
-            if count is None:
-                write_count(self._path, Count(0, GENESIS))
-
-    def _count(self) -> None:
-        """Count the rows on disk, in a transaction, so that no process counts fewer than another did."""
-        with self._transaction():
-            count = Count(self._books.seq, self._books.head)
-            if count != read_count(self._path):
-                write_count(self._path, count)
-
-    def _append(self, kind: Kind, about: Reservation | Row | str, body: bytes) -> int:
-        """Write a row that reserves, one about a reservation's row, or one about a data set; returns its number."""
-        books = self._books
-        seq = books.seq + 1
-        if isinstance(about, str):
-            row = Row(seq, about, kind, seq, "", 0, 0, body)
-        else:
-            reservation = about.seq if isinstance(about, Row) else seq
-            row = Row(seq, about.dataset_id, kind, reservation, about.session, about.round, about.attempt, body)
-        digest = row.hash_after(books.head)
-        self._database.execute(INSERT, (*row, books.head, digest))
-        books.add(row, digest)
-        return seq
+        self._file.reread()
+        with self._file.transaction():
+            return self._file.books.seq
 
     def _check(self, entries: Sequence[Reservation]) -> None:
-        books = self._books
+        books = self._file.books
         latest: dict[tuple[str, str], tuple[int, int]] = {}
         asked: dict[str, Counter[bytes]] = defaultdict(Counter)
         for entry in entries:
@@ -258,15 +202,15 @@ class Ledger:
             self._check_releases(*key, most=entry.max_releases)
             asked[entry.dataset_id][entry.event] += 1
         for dataset_id, counts in asked.items():
-            self._check_budget(dataset_id, self._books.spent[dataset_id] + counts)
+            self._check_budget(dataset_id, self._file.books.spent[dataset_id] + counts)
 
     def _check_releases(self, dataset_id: str, session: str, *, most: int) -> None:
-        made = self._books.releases[dataset_id, session]
+        made = self._file.books.releases[dataset_id, session]
         if made >= most:
             raise RefusedError(f'data set "{dataset_id}" made {made} releases in session {session}; it may make {most}')
 
     def _check_budget(self, dataset_id: str, counts: Counter[bytes]) -> None:
-        budget = self._books.budget(dataset_id)
+        budget = self._file.books.budget(dataset_id)
         epsilon = budget.spent_by(counts)
         if not epsilon <= budget.max_epsilon:
             raise BudgetExceededError(
@@ -274,8 +218,17 @@ class Ledger:
                 f"{budget}; no record was read"
             )
 
+    def _check_fingerprint(self, dataset_id: str, fingerprint: bytes) -> None:
+        books = self._file.books
+        others = sorted(books.fingerprints[fingerprint] - {dataset_id})
+        if others and dataset_id not in books.confirmed:
+            raise RefusedError(
+                f'data set "{dataset_id}" holds records that are known as "{others[0]}" and are spent there; if that is '
+                f"right, say so with fedlearn client ledger confirm {dataset_id}"
+            )
+
     def _open_row(self, reservation: int) -> Row:
-        books = self._books
+        books = self._file.books
         if reservation not in self._own or reservation in books.released or reservation not in books.reservations:
             raise RefusedError(f"reservation {reservation} is not an open one of this process; it stays as it is")
         return books.reservations[reservation]

@@ -6,8 +6,10 @@ A row is (seq, dataset_id, kind, reservation, session, round, attempt, body, pre
 * reserve      the event that is going to be released
 * release      the reservation's event: its vector may leave, any time from now
 * void         the reservation's event: nothing left, and nothing will
-* fingerprint  of the records that the reservation's release was made from: evidence, see `fingerprints`
-* confirm      that this data set may hold records already known under another id, said by the holder
+* fingerprint  of the records that the reservation's release was made from, in hex: evidence
+* confirm      the holder says that this data set may hold records that are known under another id; no body
+
+The salt of the fingerprints stands beside the rows, so that the rows can be shown: without it nobody can try records.
 
 Labels of hashes hold the version: other bytes, another label.
 """
@@ -35,9 +37,11 @@ CREATE TABLE IF NOT EXISTS entries (
     reservation INTEGER NOT NULL, session TEXT NOT NULL, round INTEGER NOT NULL, attempt INTEGER NOT NULL,
     body BLOB NOT NULL, prev_hash BLOB NOT NULL, hash BLOB NOT NULL
 ) STRICT;
+CREATE TABLE IF NOT EXISTS salts (number INTEGER PRIMARY KEY CHECK (number = 1), salt BLOB NOT NULL) STRICT;
 """ + "".join(
-    f"CREATE TRIGGER IF NOT EXISTS entries_no_{verb.lower()} BEFORE {verb} ON entries "
+    f"CREATE TRIGGER IF NOT EXISTS {table}_no_{verb.lower()} BEFORE {verb} ON {table} "
     f"BEGIN SELECT RAISE(ABORT, 'a ledger only grows'); END;\n"
+    for table in ("entries", "salts")
     for verb in ("UPDATE", "DELETE")
 )
 SELECT: Final = (

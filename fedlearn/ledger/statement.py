@@ -29,7 +29,7 @@ class Account:
 
     `spent` is epsilon at the budget's own order, which the budget bounds; `estimate` is epsilon at the best order.
     `releases` are those of each session; `reserved` counts reservations that were neither released nor voided, and
-    are spent like releases.
+    are spent like releases. `confirmed`: the holder said that its records may be known under another id.
     """
 
     dataset_id: str
@@ -38,6 +38,7 @@ class Account:
     estimate: float
     releases: Mapping[str, int]
     reserved: int
+    confirmed: bool
 
     def as_dict(self) -> dict[str, Any]:
         """The account as JSON has it; epsilons are rounded up to 6 decimals."""
@@ -51,6 +52,7 @@ class Account:
             "estimate": rounded_up(self.estimate, _PLACES),
             "releases": dict(self.releases),
             "reserved": self.reserved,
+            "confirmed": self.confirmed,
         }
 
 
@@ -65,6 +67,18 @@ class Statement:
     head: bytes
     counted: int | None  # how many of the rows stand in the count beside the file; None where there is no count
     accounts: tuple[Account, ...]
+
+    def account(self, dataset_id: str) -> Account:
+        """The account of one data set.
+
+        Raises:
+            ConfigError: there is none.
+        """
+        for account in self.accounts:
+            if account.dataset_id == dataset_id:
+                return account
+        known = ", ".join(account.dataset_id for account in self.accounts) or "no data set"
+        raise ConfigError(f'data set "{dataset_id}" is not in this ledger; it has {known}')
 
     def as_dict(self) -> dict[str, Any]:
         """The statement as JSON has it."""
@@ -139,4 +153,5 @@ def _account(books: Books, dataset_id: str, reserved: int) -> Account:
         estimate=budget.estimate_of(events),
         releases={session: count for (name, session), count in books.releases.items() if name == dataset_id},
         reserved=reserved,
+        confirmed=dataset_id in books.confirmed,
     )

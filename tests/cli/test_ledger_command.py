@@ -161,6 +161,23 @@ def test_an_export_is_enough_to_check_the_chain_again(run, path):
         assert row["hash"] == head.hex()
 
 
+def test_confirm_is_written_down_once_for_all_and_shown(run, path):
+    assert json.loads(run("show", "--json", "--ledger", path)[1])["datasets"][0]["confirmed"] is False
+    code, out, _ = run("confirm", "ward", "--ledger", path)
+    assert (code, out) == (0, "data set ward is confirmed; what its people may lose is the sum over all its ids\n")
+    assert json.loads(run("show", "--json", "--ledger", path)[1])["datasets"][0]["confirmed"] is True
+    assert json.loads(run("export", "--ledger", path)[1].splitlines()[-1])["kind"] == "confirm"
+
+
+def test_confirming_what_the_ledger_does_not_know_is_exit_code_2_and_makes_nothing(run, path, tmp_path):
+    before = contents(path.parent)
+    code, _, err = run("confirm", "wart", "--ledger", path)
+    assert (code, "it has ward" in err) == (2, True)
+    assert run("confirm", "ward", "--ledger", tmp_path / "none.db")[0] == 2
+    assert not (tmp_path / "none.db").exists()
+    assert contents(path.parent) == before
+
+
 def test_an_empty_ledger_has_nothing_to_show(run, tmp_path):
     Ledger(tmp_path / "ledger.db").close()
     assert run("show", "--ledger", tmp_path / "ledger.db")[1] == "no data set has a budget yet\n"
