@@ -158,7 +158,7 @@ class DeployedAgent:
         config = RunConfig.from_bytes(decode_advertise(frame.body)[1])
         dataset_id = self._policy.dataset_of(config)
         source, limits = Source.of(self._policy, dataset_id), self._limits[dataset_id]
-        holder = Holder(self._policy.client_id, dataset_id, lambda: source.records(config))
+        holder = Holder(self._policy.client_id, dataset_id, lambda: source.records(config), fingerprinted=True)
         premises = Premises(
             policy=limits,
             ledger=self._ledger,

@@ -223,7 +223,7 @@ class Ledger:
         others = sorted(books.fingerprints[fingerprint] - {dataset_id})
         if others and dataset_id not in books.confirmed:
             raise RefusedError(
-                f'data set "{dataset_id}" holds records that are known as "{others[0]}" and are spent there; if that is '
+                f'data set "{dataset_id}" holds records that are known as "{others[0]}" and spent there; if that is '
                 f"right, say so with fedlearn client ledger confirm {dataset_id}"
             )
 

@@ -218,7 +218,7 @@ def test_a_coordinator_that_opens_session_after_session_cannot_fill_memory(play,
 def test_a_release_that_the_disk_refuses_is_a_refusal_and_stays_spent(play, load_digits, monkeypatch):
     party = play(load_digits(MASKED))
 
-    def full(reservations):
+    def full(reservations, fingerprints):
         raise RefusedError("the disk is full")
 
     monkeypatch.setattr(party.pool.ledger, "release", full)
