@@ -15,7 +15,7 @@ from fedlearn.contribution import Contributor
 from fedlearn.data.dataset import Dataset
 from fedlearn.privacy.clipping import Vector
 
-__all__ = ["Release", "along_directions", "reach", "releases_of"]
+__all__ = ["Holding", "Release", "along_directions", "reach", "releases_of"]
 
 _TOO_LONG = 3.0  # a canary is so many times as long as its bound, so that a clip that is left out shows
 
@@ -63,7 +63,7 @@ def _release(setting: Setting, turn: int) -> Release:
     nobody = [np.zeros(0, dtype=np.int64)] * setting.colluders
     return Release(
         clients=tuple(
-            Contributor(_Holding(_records(setting, columns)), (turn, client))
+            Contributor(Holding(_records(setting, columns)), (turn, client))
             for client, columns in enumerate([*shares, *nobody])
         ),
         present=present,
@@ -71,7 +71,9 @@ def _release(setting: Setting, turn: int) -> Release:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class _Holding:
+class Holding:
+    """The records of one client, as a `Contributor` asks for them."""
+
     records: Dataset
 
     def __call__(self) -> Dataset:

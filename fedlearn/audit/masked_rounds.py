@@ -6,8 +6,9 @@ from collections.abc import Callable, Mapping
 
 import numpy as np
 
+from fedlearn.agent.agreement import Agreement
 from fedlearn.attempts import STAGE_NAMES, Attempt, masked_attempt
-from fedlearn.audit.setting import Setting
+from fedlearn.config import RunConfig
 from fedlearn.crypto.keystream import stream_entropy
 from fedlearn.crypto.signatures import SigningKey
 from fedlearn.errors import FedlearnError
@@ -30,20 +31,21 @@ _STAGES = dict(zip(STAGE_NAMES, Stage, strict=True))
 class MaskedRounds:
     """A cohort whose last `lost` members drop out while they are asked for their vectors."""
 
-    def __init__(self, setting: Setting) -> None:
+    def __init__(self, config: RunConfig, agreement: Agreement) -> None:
         """Draw everybody's keys."""
-        self._agreement = setting.agreement
-        self._config = setting.config.to_bytes()
-        self._model = write_model(np.zeros(setting.agreement.layout.dimension), setting.agreement.layout)
-        keys = [SigningKey(os.urandom(32)) for _ in range(setting.agreement.plan.planned_cohort)]
+        self._agreement = agreement
+        self._config = config.to_bytes()
+        self._model = write_model(np.zeros(agreement.layout.dimension), agreement.layout)
+        keys = [SigningKey(os.urandom(32)) for _ in range(agreement.plan.planned_cohort)]
         members = tuple(
             RosterEntry(f"client-{number}", "", number.to_bytes(16, "big"), key.public)
             for number, key in enumerate(keys)
         )
         coordinator = RosterEntry("coordinator", "", b"\xff" * 16, SigningKey(os.urandom(32)).public)
         self._roster = Roster.of(coordinator, members)
-        self._terms = terms_of(setting.config, setting.agreement.plan, setting.agreement.layout, self._roster.sha256)
+        self._terms = terms_of(config, agreement.plan, agreement.layout, self._roster.sha256)
         self._session, self._round = os.urandom(16), 0
+        self._sent: dict[int, bytes] = {}
         self._participants = [
             self._participant(Member(entry.client_id, key, self._roster.keys))
             for entry, key in zip(members, keys, strict=True)
@@ -61,11 +63,12 @@ class MaskedRounds:
         def ask(name: str, bodies: Mapping[int, bytes]) -> dict[int, bytes]:
             stage = _STAGES[name]
             if stage is Stage.MASK:
-                return {
+                self._sent = {
                     member: self._participants[member].answer_masked(position, body, sends(member), lambda: None)
                     for member, body in bodies.items()
                     if member < len(lanes)
                 }
+                return self._sent
             return {member: self._participants[member].answer(stage, position, body) for member, body in bodies.items()}
 
         def sends(member: int) -> Callable[[bytes | memoryview], Lanes]:
@@ -81,6 +84,11 @@ class MaskedRounds:
             before_vectors=lambda: None,
         )
         return masked_attempt(attempt, terms=self._terms, roster=self._roster, position=position).lanes
+
+    def sent_by(self, member: int) -> Lanes:
+        """The masked vector (d,) that a member sent last, as the network sees it."""
+        size = 4 * self._agreement.plan.dimension
+        return np.frombuffer(self._sent[member][:size], "<u4")
 
     def _participant(self, member: Member) -> Participant:
         def refused(_: int, error: FedlearnError) -> None:

@@ -150,7 +150,10 @@ class _Attack:
 
     def bound(self, releases: int, *, confidence: float, masked: int = 0, progress: Progress | None = None) -> float:
         """The epsilon that is proven by `releases` releases, the first `masked` through secure aggregation."""
-        turns, cohort = releases_of(self._setting), MaskedRounds(self._setting) if masked else None
+        turns, cohort = (
+            releases_of(self._setting),
+            MaskedRounds(self._setting.config, self._setting.agreement) if masked else None,
+        )
         noise, colluders = [], []
         for number in range(releases):
             release = turns[number % 2]

@@ -9,25 +9,24 @@ from dataclasses import dataclass, field, replace
 from decimal import Decimal
 from fractions import Fraction
 
-import numpy as np
 from torch import nn
 
 from fedlearn.agent.agreement import Agreement, agree, plan_for
-from fedlearn.agent.simulated import SimulatedData
-from fedlearn.agent.source import data_options
+from fedlearn.audit.records import some_records
 from fedlearn.config import RunConfig
 from fedlearn.crypto.keystream import Entropy
-from fedlearn.data import load_dataset
 from fedlearn.errors import ConfigError
-from fedlearn.models import model_features
 from fedlearn.privacy.accounting import Event, epsilon_of, gaussian_epsilon
 from fedlearn.privacy.guarantee import PrivacyUnit
-from fedlearn.privacy.mechanisms import MECHANISMS
+from fedlearn.privacy.mechanisms import MECHANISMS, Mechanism
 from fedlearn.vector import layout_of
 
-__all__ = ["Setting", "agree_on", "setting_of", "without_privacy"]
+__all__ = ["NO_PRIVACY", "Setting", "agree_on", "changed", "private_mechanism", "setting_of", "without_privacy"]
 
-_Changes = dict[str, dict[str, object]]
+Changes = dict[str, dict[str, object]]
+
+# Mode `none`, for clients of one record.
+NO_PRIVACY: Changes = {"privacy": {"mode": "none"}, "training": {"local_steps": 1, "batch_size": 1}}
 
 _ENTRIES = 2  # of the audited model, for one direction
 _MULTIPLIER_OF_ONE = Event(count=1, eta=Decimal(0), noise_multiplier_millionths=10**6, sampling_probability=Fraction(1))
@@ -66,8 +65,7 @@ def setting_of(config: RunConfig, *, entropy: Entropy) -> Setting:
     Raises:
         ConfigError: the run claims no privacy, cannot be planned, or is too small to hold a canary.
     """
-    if not MECHANISMS[config.privacy.mode].private:
-        raise ConfigError('privacy.mode is "none", which claims nothing; expected a private mode to audit')
+    private_mechanism(config)
     single = _single_release(config)
     assert single.privacy.delta is not None
     honest, colluders = _observed(single)
@@ -95,8 +93,7 @@ def setting_of(config: RunConfig, *, entropy: Entropy) -> Setting:
 
 def without_privacy(setting: Setting, *, entropy: Entropy) -> Setting:
     """The same release in mode `none`: what the attack must see, or it would see nothing anywhere."""
-    changes: _Changes = {"privacy": {"mode": "none"}, "training": {"local_steps": 1, "batch_size": 1}}
-    config = _changed(setting.config, changes)
+    config = changed(setting.config, NO_PRIVACY)
     canaries = min(setting.canaries, setting.honest)  # the unit is the client, so one each
     agreement = agree_on(config, 2 * _ENTRIES * canaries, entropy)
     return replace(setting, config=config, agreement=agreement, canaries=canaries)
@@ -106,14 +103,14 @@ def _single_release(config: RunConfig) -> RunConfig:
     """One round, every record taken, at the target epsilon whose least multiplier is 1."""
     assert config.privacy.delta is not None
     target = epsilon_of([(_MULTIPLIER_OF_ONE, 1)], delta=config.privacy.delta, epsilon_ceiling=0.0)
-    changes: _Changes = {
+    changes: Changes = {
         "run": {"rounds": 1, "spare_rounds": 0},
         "privacy": {"target_epsilon": target, "sampling_probability": "1", "max_participations": 1},
         "secure_aggregation": {"cohorts": "rotation"},
     }
     if MECHANISMS[config.privacy.mode].noise_by == "clients":
         changes["training"] = {"local_steps": 1, "learning_rate": _unclipped_rate(config)}
-    return _changed(config, changes)
+    return changed(config, changes)
 
 
 def _unclipped_rate(config: RunConfig) -> float:
@@ -125,7 +122,24 @@ def _unclipped_rate(config: RunConfig) -> float:
     return config.privacy.clipping_norm / (4 * step * math.sqrt(_dimension(config)))
 
 
-def _changed(config: RunConfig, changes: _Changes) -> RunConfig:
+def private_mechanism(config: RunConfig) -> Mechanism:
+    """The run's mechanism.
+
+    Raises:
+        ConfigError: it claims nothing.
+    """
+    mechanism = MECHANISMS[config.privacy.mode]
+    if not mechanism.private:
+        raise ConfigError('privacy.mode is "none", which claims nothing; expected a private mode to audit')
+    return mechanism
+
+
+def changed(config: RunConfig, changes: Changes) -> RunConfig:
+    """The same run with other values of some keys, given by section.
+
+    Raises:
+        ConfigError: they do not go together.
+    """
     values = config.model_dump(exclude_none=True)
     for section, entries in changes.items():
         values[section] = values[section] | entries
@@ -158,10 +172,7 @@ def _canaries_within_bounds(config: RunConfig, honest: int) -> int:
 
 def _dimension(config: RunConfig) -> int:
     """Parameters of the scenario's own model; one record says which shape it is given."""
-    loaded = load_dataset(data_options(config))
-    one = model_features(config.model.name, options=config.model.options, dataset=loaded.train.take(np.arange(1)))
-    data = SimulatedData(config=config, train=one, test=None, population_size=1, partition=lambda _: np.arange(1))
-    return layout_of(data.build_model(config)).dimension
+    return layout_of(some_records(config, 1).build_model(config)).dimension
 
 
 def _as_small_as_allowed(config: RunConfig, dimension: int, canaries: int) -> int:
