@@ -1,4 +1,4 @@
-"""The server's half of a round, read top to bottom: lanes of the survivors -> mean update."""
+"""The server's half of a round, read top to bottom: lanes of the survivors -> noised sum -> mean update."""
 
 from collections.abc import Iterable
 
@@ -10,26 +10,25 @@ from fedlearn.privacy.clipping import Vector
 from fedlearn.privacy.mechanisms import Mechanism
 from fedlearn.privacy.quantization import Lanes, from_lanes, to_lanes
 
-__all__ = ["finish_round"]
+__all__ = ["finish_round", "noised_sum"]
 
 
-def finish_round(
-    contributions: Iterable[Lanes],
-    *,
-    mechanism: Mechanism,
-    plan: Plan,
-    learning_rate: float,
-    entropy: Entropy,
-) -> Vector:
-    """The update by which the model moves: sum, noise of the server's where the mode has it, decode, divide.
+def noised_sum(contributions: Iterable[Lanes], *, mechanism: Mechanism, plan: Plan, entropy: Entropy) -> Lanes:
+    """The sum, with the noise of the server's where the mode has it.
 
-    `contributions` are (d,) lanes, one a survivor; an empty iterable is the sum of nobody. The result is (d,) float64.
-    The divisor is a public constant, never a count (privacy.md 1.2).
+    `contributions` are (d,) lanes, one a survivor; an empty iterable is the sum of nobody. The result is (d,) lanes.
     """
     total = np.zeros(plan.dimension, dtype=np.uint32)
     for lanes in contributions:
         total += lanes
     # Added modulo 2^32 too: where a sum wraps around, the noise still covers what one client moved.
-    noised = from_lanes(total + to_lanes(mechanism.central_noise(plan, plan.dimension, entropy)))
+    return total + to_lanes(mechanism.central_noise(plan, plan.dimension, entropy))
+
+
+def finish_round(noised: Lanes, *, mechanism: Mechanism, plan: Plan, learning_rate: float) -> Vector:
+    """The update by which the model moves: decode the noised sum, divide. (d,) lanes -> (d,) float64.
+
+    The divisor is a public constant, never a count (privacy.md 1.2).
+    """
     factor = mechanism.server_factor(learning_rate)
-    return noised.astype(np.float64) * (factor / float(plan.divisor * 2**plan.scale_bits))
+    return from_lanes(noised).astype(np.float64) * (factor / float(plan.divisor * 2**plan.scale_bits))

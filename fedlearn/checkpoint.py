@@ -20,13 +20,19 @@ from fedlearn.config import RunConfig
 from fedlearn.durable import write_whole
 from fedlearn.errors import ConfigError
 from fedlearn.privacy.clipping import Vector
+from fedlearn.privacy.quantization import Lanes
 
 __all__ = ["Progress", "RunFolder", "load_run"]
+
+_CHECKPOINT = "checkpoint.safetensors"
 
 
 @dataclass(frozen=True, slots=True)
 class Progress:
-    """Where a run stands. `attempts_asked` counts the attempts that asked for a vector: those are spent."""
+    """Where a run stands. `attempts_asked` counts the attempts that asked for a vector: those are spent.
+
+    `asked` and `survivors` are those of the attempt whose noised sum the checkpoint holds; None where it holds none.
+    """
 
     session: str
     started: str
@@ -35,14 +41,16 @@ class Progress:
     spare_rounds_left: int = 0
     attempts_asked: int = 0
     asking: bool = False
+    asked: int | None = None
+    survivors: int | None = None
 
     def next_attempt(self) -> "Progress":
         """The same round once more; a pair (round, attempt) is never used twice."""
-        return replace(self, attempt=self.attempt + 1, asking=False)
+        return replace(self, attempt=self.attempt + 1, asking=False, asked=None, survivors=None)
 
     def next_round(self) -> "Progress":
         """The round succeeded."""
-        return replace(self, round=self.round + 1, attempt=0, asking=False)
+        return replace(self, round=self.round + 1, attempt=0, asking=False, asked=None, survivors=None)
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,11 +91,20 @@ class RunFolder:
         self.write(name, "".join(json.dumps(line, sort_keys=True) + "\n" for line in kept).encode())
 
     def save_checkpoint(
-        self, progress: Progress, weights: Vector, optimizer: Mapping[str, NDArray[np.float64]]
+        self,
+        progress: Progress,
+        weights: Vector,
+        optimizer: Mapping[str, NDArray[np.float64]],
+        noised: Lanes | None = None,
     ) -> None:
-        """Store where the run stands, its weights (d,) float64 and the state of the server's optimizer."""
-        tensors = {"weights": weights, **{f"optimizer/{name}": values for name, values in optimizer.items()}}
-        self.write("checkpoint.safetensors", save(tensors, {"progress": json.dumps(asdict(progress))}))
+        """Store where the run stands, its weights (d,) float64 and the state of the server's optimizer.
+
+        `noised` is a sum (d,) that the server drew noise for: it is used as it is after a crash too, never drawn again.
+        """
+        tensors: dict[str, Any] = {"weights": weights}
+        tensors |= {f"optimizer/{name}": values for name, values in optimizer.items()}
+        tensors |= {} if noised is None else {"noised": noised}
+        self.write(_CHECKPOINT, save(tensors, {"progress": json.dumps(asdict(progress))}))
 
     def load_checkpoint(self) -> tuple[Progress, Vector, dict[str, NDArray[np.float64]]] | None:
         """What `save_checkpoint` stored last, or None before the first.
@@ -95,17 +112,34 @@ class RunFolder:
         Raises:
             ConfigError: the file is damaged.
         """
-        path = self.file("checkpoint.safetensors")
+        stored = self._read_checkpoint()
+        if stored is None:
+            return None
+        progress, tensors = stored
+        optimizer = {name: values for name, values in tensors.items() if name.startswith("optimizer/")}
+        return progress, tensors["weights"], {name.partition("/")[2]: values for name, values in optimizer.items()}
+
+    def noised_sum(self) -> Lanes | None:
+        """The noised sum that the checkpoint holds, (d,); None where it holds none.
+
+        Raises:
+            ConfigError: the file is damaged.
+        """
+        stored = self._read_checkpoint()
+        return stored[1].get("noised") if stored else None
+
+    def _read_checkpoint(self) -> tuple[Progress, dict[str, NDArray[Any]]] | None:
+        path = self.file(_CHECKPOINT)
         if not path.is_file():
             return None
         try:
             with safe_open(path, "numpy") as stored:
                 progress = Progress(**json.loads(stored.metadata()["progress"]))
                 tensors = {name: stored.get_tensor(name) for name in stored.keys()}  # noqa: SIM118 (not a dict)
+            _ = tensors["weights"]
         except (SafetensorError, ValueError, KeyError, TypeError) as error:
             raise ConfigError(f"{path} is damaged and cannot be resumed: {error}") from None
-        weights = tensors.pop("weights")
-        return progress, weights, {name.partition("/")[2]: values for name, values in tensors.items()}
+        return progress, tensors
 
 
 def load_run(path: Path) -> RunConfig:

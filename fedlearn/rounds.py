@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import nn
 
-from fedlearn.aggregation import finish_round
+from fedlearn.aggregation import finish_round, noised_sum
 from fedlearn.attempts import Attempt, AttemptFailedError, Summed, masked_attempt, plain_attempt
 from fedlearn.checkpoint import Progress, RunFolder
 from fedlearn.config import RunConfig
@@ -23,7 +23,9 @@ from fedlearn.errors import RunFailedError
 from fedlearn.privacy.calibration import Plan
 from fedlearn.privacy.clipping import Vector
 from fedlearn.privacy.mechanisms import MECHANISMS
+from fedlearn.privacy.quantization import Lanes
 from fedlearn.privacy.sampling import poisson_sample
+from fedlearn.promise import Promise
 from fedlearn.roster import Roster
 from fedlearn.secagg.transcript import Position
 from fedlearn.terms import terms_of
@@ -117,6 +119,7 @@ class Coordinator:
     layout: Layout
     population_size: int
     roster: Roster | None  # None: masking is off
+    promise: Promise | None  # None: the server adds no noise
     folder: RunFolder
     ask: Ask
     optimizer: ServerOptimizer
@@ -126,10 +129,10 @@ class Coordinator:
     progress: Progress
     weights: Vector
 
-    def save(self, progress: Progress) -> None:
-        """Make `progress` durable; what follows may rely on it."""
+    def save(self, progress: Progress, noised: Lanes | None = None) -> None:
+        """Make `progress` durable, and a noised sum with it; what follows may rely on it."""
         self.progress = progress
-        self.folder.save_checkpoint(progress, self.weights, self.optimizer.state())
+        self.folder.save_checkpoint(progress, self.weights, self.optimizer.state(), noised)
 
 
 def run_rounds(coordinator: Coordinator, *, resumed: bool) -> Progress:
@@ -154,15 +157,9 @@ def run_rounds(coordinator: Coordinator, *, resumed: bool) -> Progress:
             _give_up_attempt(coordinator, asked=len(cohort), in_vain=in_vain, error=error)
             continue
         in_vain = 0
+        noised = _add_noise(coordinator, summed, asked=len(cohort))
         _book(coordinator, asked=len(cohort), survivors=summed.survivors)
-        update = finish_round(
-            [summed.lanes],
-            mechanism=MECHANISMS[coordinator.config.privacy.mode],
-            plan=coordinator.plan,
-            learning_rate=coordinator.config.training.learning_rate,
-            entropy=stream_entropy(os.urandom),
-        )
-        _finish(coordinator, update, asked=len(cohort), survivors=summed.survivors, started=started)
+        _finish(coordinator, noised, asked=len(cohort), survivors=summed.survivors, started=started)
     return coordinator.progress
 
 
@@ -176,6 +173,8 @@ def _attempt(coordinator: Coordinator, cohort: Sequence[int]) -> Summed:
 
     def before_vectors() -> None:
         coordinator.save(replace(progress, asking=True, attempts_asked=progress.attempts_asked + 1))
+        if coordinator.promise:
+            coordinator.promise.make(progress)
 
     attempt = Attempt(
         cohort=cohort,
@@ -191,6 +190,20 @@ def _attempt(coordinator: Coordinator, cohort: Sequence[int]) -> Summed:
     terms = terms_of(config, coordinator.plan, coordinator.layout, coordinator.roster.sha256)
     position = Position(bytes.fromhex(progress.session), progress.round + 1, progress.attempt)
     return masked_attempt(attempt, terms=terms, roster=coordinator.roster, position=position)
+
+
+def _add_noise(coordinator: Coordinator, summed: Summed, *, asked: int) -> Lanes:
+    """The sum with the server's noise where the mode has it: then it is durable, and booked, before it is used."""
+    noised = noised_sum(
+        [summed.lanes],
+        mechanism=MECHANISMS[coordinator.config.privacy.mode],
+        plan=coordinator.plan,
+        entropy=stream_entropy(os.urandom),
+    )
+    if coordinator.promise:
+        coordinator.save(replace(coordinator.progress, asked=asked, survivors=summed.survivors), noised)
+        coordinator.promise.keep()
+    return noised
 
 
 def _choose_cohort(coordinator: Coordinator) -> list[int]:
@@ -234,6 +247,8 @@ def _give_up_attempt(coordinator: Coordinator, *, asked: int, in_vain: int, erro
     """
     progress = coordinator.progress
     if progress.asking:
+        if coordinator.promise:
+            coordinator.promise.withdraw()
         _book(coordinator, asked=asked, survivors=None)
         _use_spare_round(coordinator, error)
         return
@@ -256,7 +271,10 @@ def _use_spare_round(coordinator: Coordinator, error: AttemptFailedError | None)
 
 
 def _settle_interrupted_attempt(coordinator: Coordinator) -> None:
-    """After a crash: an attempt that asked for vectors counts as spent and uses a spare round."""
+    """After a crash: an attempt that asked for vectors counts as spent and uses a spare round.
+
+    If the crash came after the server drew its noise, the round is finished with that very sum.
+    """
     progress = coordinator.progress
     coordinator.folder.keep_lines_until("metrics.jsonl", progress.round)
     # Every event counts; only a line that the crash left unfinished goes, before the next one is added to it.
@@ -265,14 +283,29 @@ def _settle_interrupted_attempt(coordinator: Coordinator) -> None:
         coordinator.save(progress.next_attempt())
         return
     booked = [(line["round"], line["attempt"]) for line in coordinator.folder.lines("events.jsonl")]
-    if (progress.round + 1, progress.attempt) not in booked:
+    known = (progress.round + 1, progress.attempt) in booked
+    noised = coordinator.folder.noised_sum()
+    if noised is not None and progress.asked is not None and progress.survivors is not None:
+        if not known:
+            _book(coordinator, asked=progress.asked, survivors=progress.survivors)
+        started = time.perf_counter()
+        _finish(coordinator, noised, asked=progress.asked, survivors=progress.survivors, started=started)
+        return
+    if not known:
         _book(coordinator, asked=coordinator.config.secure_aggregation.planned_cohort, survivors=None)
     _use_spare_round(coordinator, None)
 
 
-def _finish(coordinator: Coordinator, update: Vector, *, asked: int, survivors: int, started: float) -> None:
+def _finish(coordinator: Coordinator, noised: Lanes, *, asked: int, survivors: int, started: float) -> None:
+    """Move the model by a noised sum, score it, make the next round durable."""
     progress = coordinator.progress
     number = progress.round + 1
+    update = finish_round(
+        noised,
+        mechanism=MECHANISMS[coordinator.config.privacy.mode],
+        plan=coordinator.plan,
+        learning_rate=coordinator.config.training.learning_rate,
+    )
     coordinator.weights = coordinator.optimizer.step(number, coordinator.weights, update)
     scores = coordinator.evaluate(coordinator.weights)
     booked = releases_booked(coordinator.config, coordinator.population_size, progress.attempts_asked)

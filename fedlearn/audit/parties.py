@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from fedlearn.agent.agreement import Agreement
-from fedlearn.aggregation import finish_round
+from fedlearn.aggregation import finish_round, noised_sum
 from fedlearn.contribution import Contributor, LocalWork, contribute
 from fedlearn.crypto.keystream import Entropy
 from fedlearn.privacy.clipping import Vector
@@ -41,13 +41,9 @@ class Parties:
 
     def finish(self, lanes: Sequence[Lanes]) -> Vector:
         """What the server makes of lanes (d,) that it sums, (d,), at a learning rate of 1."""
-        return finish_round(
-            lanes,
-            mechanism=self.agreement.mechanism,
-            plan=self.agreement.plan,
-            learning_rate=1.0,
-            entropy=self.entropy,
-        )
+        mechanism, plan = self.agreement.mechanism, self.agreement.plan
+        noised = noised_sum(lanes, mechanism=mechanism, plan=plan, entropy=self.entropy)
+        return finish_round(noised, mechanism=mechanism, plan=plan, learning_rate=1.0)
 
 
 MakeParties = Callable[[Agreement, Entropy], Parties]

@@ -20,6 +20,7 @@ from fedlearn.flower.records import MESSAGE_TYPES, pack, unpack
 from fedlearn.flower.strategies import StrategyOptimizer
 from fedlearn.privacy.calibration import epsilon_after
 from fedlearn.privacy.clipping import Vector
+from fedlearn.promise import Promise
 from fedlearn.rounds import Coordinator, OnRound, new_progress, run_rounds
 from fedlearn.training.device import pick_device
 from fedlearn.training.evaluate import evaluate
@@ -78,24 +79,26 @@ def coordinate(grid: Grid, folder: RunFolder, data: SimulatedData, on_round: OnR
         measured = evaluate(model, current, data.test, device=device)
         return measured.accuracy, measured.loss
 
-    run_rounds(
-        Coordinator(
-            config=config,
-            plan=plan,
-            layout=layout,
-            population_size=data.population_size,
-            roster=simulated_roster(folder.path) if config.secure_aggregation.masking else None,
-            folder=folder,
-            ask=messenger.ask,
-            optimizer=optimizer,
-            evaluate=scores,
-            epsilon_after=lambda releases: epsilon_after(plan, releases),
-            on_round=on_round,
-            progress=progress,
-            weights=weights,
-        ),
-        resumed=stored is not None,
-    )
+    with Promise.of_run(folder, config, plan) as promise:
+        run_rounds(
+            Coordinator(
+                config=config,
+                plan=plan,
+                layout=layout,
+                population_size=data.population_size,
+                roster=simulated_roster(folder.path) if config.secure_aggregation.masking else None,
+                promise=promise,
+                folder=folder,
+                ask=messenger.ask,
+                optimizer=optimizer,
+                evaluate=scores,
+                epsilon_after=lambda releases: epsilon_after(plan, releases),
+                on_round=on_round,
+                progress=progress,
+                weights=weights,
+            ),
+            resumed=stored is not None,
+        )
 
 
 class Messenger:

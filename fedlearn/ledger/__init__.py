@@ -2,6 +2,6 @@
 
 from fedlearn.ledger.books import Booking
 from fedlearn.ledger.ledger import Ledger
-from fedlearn.ledger.rows import Reservation, SessionState
+from fedlearn.ledger.rows import COORDINATOR, Reservation, SessionState
 
-__all__ = ["Booking", "Ledger", "Reservation", "SessionState"]
+__all__ = ["COORDINATOR", "Booking", "Ledger", "Reservation", "SessionState"]

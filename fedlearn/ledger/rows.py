@@ -20,10 +20,24 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, Final, Literal, NamedTuple, get_args
 
-__all__ = ["GENESIS", "INSERT", "SCHEMA", "SELECT", "Kind", "Reservation", "Row", "SessionState", "session_state"]
+__all__ = [
+    "COORDINATOR",
+    "GENESIS",
+    "INSERT",
+    "SCHEMA",
+    "SELECT",
+    "Kind",
+    "Reservation",
+    "Row",
+    "SessionState",
+    "session_state",
+]
 
 Kind = Literal["budget", "reserve", "release", "void", "fingerprint", "confirm"]
 _KINDS: Final = frozenset(get_args(Kind))
+
+# The account of a coordinator that adds noise itself; no holder's data set can have this name.
+COORDINATOR: Final = "@coordinator"
 
 GENESIS: Final = bytes(32)  # the head of a chain without rows
 
@@ -114,12 +128,17 @@ class Row(NamedTuple):
 
 
 def session_state(rows: Iterable[Row]) -> SessionState:
-    """The state of a session from all its rows, oldest first; releases are those of the data set that has most."""
+    """The state of a session from all its rows, oldest first; releases are those of the data set that has most.
+
+    Where holders' rows are among them, what a coordinator promised is nobody's participation and not counted.
+    """
     entries, head, releases = 0, GENESIS, Counter[str]()
     for row in rows:
         if row.kind in ("reserve", "release", "void"):
             entries, head = entries + 1, row.hash_in_session(head)
             releases[row.dataset_id] += row.kind == "release"
+    if len(releases) > 1:
+        releases.pop(COORDINATOR, None)
     return SessionState(entries=entries, head=head, releases=max(releases.values(), default=0))
 
 
