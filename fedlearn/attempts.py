@@ -4,24 +4,36 @@ import hashlib
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 
 import numpy as np
 
 from fedlearn.privacy.quantization import Lanes
 from fedlearn.roster import Roster
 from fedlearn.secagg.aggregator import Aggregator, AttemptFailedError
-from fedlearn.secagg.messages import Stage
+from fedlearn.secagg.messages import REFUSAL, Stage
 from fedlearn.secagg.transcript import Context, Position, Terms
 
-__all__ = ["STAGE_NAMES", "Attempt", "AttemptFailedError", "Summed", "masked_attempt", "plain_attempt"]
+__all__ = [
+    "STAGE_NAMES",
+    "Ask",
+    "Attempt",
+    "AttemptFailedError",
+    "Receive",
+    "Summed",
+    "masked_attempt",
+    "plain_attempt",
+]
 
 # The stages' names in messages, in the order of `Stage`.
 STAGE_NAMES = ("advertise", "share", "masked", "consistency", "unmask")
 
 _log = logging.getLogger(__name__)
 
-# Sends each member (its position in the roster) its body of one stage; returns the replies that came in time.
-Ask = Callable[[str, Mapping[int, bytes]], dict[int, bytes]]
+# Takes one member's reply; whether the member has now answered, well or badly. False: its reply is still waited for.
+Receive = Callable[[int, bytes], bool]
+# Sends each member (its position in the roster) its body of one stage, and hands on the replies that come in time.
+Ask = Callable[[str, Mapping[int, bytes], Receive], None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,10 +63,10 @@ def plain_attempt(attempt: Attempt) -> Summed:
     Raises:
         AttemptFailedError: fewer than `min_survivors` accept, or send a vector.
     """
-    agreed = attempt.ask("advertise", dict.fromkeys(attempt.cohort, attempt.config))
+    agreed = _answers(attempt, "advertise", dict.fromkeys(attempt.cohort, attempt.config))
     _require(len(agreed), attempt.min_survivors, "accept the run; what each refuses stands in its own log")
     attempt.before_vectors()
-    replies = attempt.ask("masked", dict.fromkeys(sorted(agreed), attempt.model))
+    replies = _answers(attempt, "masked", dict.fromkeys(sorted(agreed), attempt.model))
     vectors = [np.frombuffer(reply, "<u4") for reply in replies.values() if len(reply) == 4 * attempt.dimension]
     _require(len(vectors), attempt.min_survivors, "sent a vector")
     total = np.zeros(attempt.dimension, dtype=np.uint32)
@@ -84,14 +96,29 @@ def masked_attempt(attempt: Attempt, *, terms: Terms, roster: Roster, position: 
             if stage is Stage.MASK:
                 attempt.before_vectors()
             bodies = {members[client]: request.to_bytes() for client, request in aggregator.requests().items()}
-            for member, reply in sorted(attempt.ask(name, bodies).items()):
-                aggregator.receive(stage, ids[member], reply)
+            attempt.ask(name, bodies, partial(_receive, aggregator, stage, ids))
             aggregator.close_stage()
         result = aggregator.unmask()
     finally:
         for incident in aggregator.incidents:
             _log.info("stage %s, client %s: %s", incident.stage.name, incident.client_id.hex(), incident.reason)
     return Summed(result.lanes, len(result.survivors))
+
+
+def _receive(aggregator: Aggregator, stage: Stage, ids: Sequence[bytes], member: int, reply: bytes) -> bool:
+    return aggregator.receive(stage, ids[member], reply)
+
+
+def _answers(attempt: Attempt, stage: str, bodies: Mapping[int, bytes]) -> dict[int, bytes]:
+    """The first reply of each member that does not refuse, by member: unsigned, for there is no roster."""
+    answers: dict[int, bytes] = {}
+
+    def receive(member: int, reply: bytes) -> bool:
+        answers.setdefault(member, reply)
+        return True
+
+    attempt.ask(stage, bodies, receive)
+    return {member: reply for member, reply in sorted(answers.items()) if reply != REFUSAL}
 
 
 def _require(count: int, least: int, did: str) -> None:

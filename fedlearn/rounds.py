@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from fedlearn.aggregation import finish_round, noised_sum
-from fedlearn.attempts import Attempt, AttemptFailedError, Summed, masked_attempt, plain_attempt
+from fedlearn.attempts import Attempt, AttemptFailedError, Receive, Summed, masked_attempt, plain_attempt
 from fedlearn.checkpoint import Progress, RunFolder
 from fedlearn.config import RunConfig
 from fedlearn.crypto.keystream import stream_entropy
@@ -87,9 +87,9 @@ class RunData(Protocol):
 
 
 class Ask(Protocol):
-    """Sends members (positions in the roster) one stage's bodies and returns the replies that came in time."""
+    """Sends members (positions in the roster) one stage's bodies and hands on the replies that come in time."""
 
-    def __call__(self, stage: str, progress: Progress, bodies: Mapping[int, bytes]) -> dict[int, bytes]: ...
+    def __call__(self, stage: str, progress: Progress, bodies: Mapping[int, bytes], receive: Receive) -> None: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -182,7 +182,7 @@ def _attempt(coordinator: Coordinator, cohort: Sequence[int]) -> Summed:
         model=write_model(coordinator.weights, coordinator.layout),
         dimension=coordinator.plan.dimension,
         min_survivors=0 if aggregation.cohorts == "poisson" else aggregation.min_survivors,
-        ask=lambda stage, bodies: coordinator.ask(stage, progress, bodies),
+        ask=lambda stage, bodies, receive: coordinator.ask(stage, progress, bodies, receive),
         before_vectors=before_vectors,
     )
     if coordinator.roster is None:

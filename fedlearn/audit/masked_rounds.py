@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 import numpy as np
 
 from fedlearn.agent.agreement import Agreement
-from fedlearn.attempts import STAGE_NAMES, Attempt, masked_attempt
+from fedlearn.attempts import STAGE_NAMES, Attempt, Receive, masked_attempt
 from fedlearn.config import RunConfig
 from fedlearn.crypto.keystream import stream_entropy
 from fedlearn.crypto.signatures import SigningKey
@@ -59,17 +59,17 @@ class MaskedRounds:
         """
         self._round += 1
         position = Position(self._session, self._round, 0)
+        self._sent = {}
 
-        def ask(name: str, bodies: Mapping[int, bytes]) -> dict[int, bytes]:
+        def ask(name: str, bodies: Mapping[int, bytes], receive: Receive) -> None:
             stage = _STAGES[name]
-            if stage is Stage.MASK:
-                self._sent = {
-                    member: self._participants[member].answer_masked(position, body, sends(member), lambda: None)
-                    for member, body in bodies.items()
-                    if member < len(lanes)
-                }
-                return self._sent
-            return {member: self._participants[member].answer(stage, position, body) for member, body in bodies.items()}
+            for member, body in bodies.items():
+                participant = self._participants[member]
+                if stage is not Stage.MASK:
+                    receive(member, participant.answer(stage, position, body))
+                elif member < len(lanes):
+                    self._sent[member] = participant.answer_masked(position, body, sends(member), lambda: None)
+                    receive(member, self._sent[member])
 
         def sends(member: int) -> Callable[[bytes | memoryview], Lanes]:
             return lambda _: lanes[member]

@@ -5,16 +5,18 @@ from collections.abc import Callable
 from flwr.app import Context, Message
 from flwr.clientapp import ClientApp
 
+from fedlearn.crypto.labels import REFUSAL
+from fedlearn.errors import ProtocolError
 from fedlearn.flower.records import MESSAGE_TYPES, pack, unpack
 
 __all__ = ["Carry", "make_client_app"]
 
-# (context of the node, stage, frame) -> reply
-Carry = Callable[[Context, str, bytes], bytes]
+# (context of the node, stage, frame, seconds left) -> reply
+Carry = Callable[[Context, str, bytes, float], bytes]
 
 
 def make_client_app(carry: Carry) -> ClientApp:
-    """A ClientApp that answers every stage by `carry`."""
+    """A ClientApp that answers every stage by `carry`; a message of another shape gets the constant refusal."""
     app = ClientApp()
     for stage, message_type in MESSAGE_TYPES.items():
         category, _, action = message_type.partition(".")
@@ -25,6 +27,10 @@ def make_client_app(carry: Carry) -> ClientApp:
 
 def _handler(stage: str, carry: Carry) -> Callable[[Message, Context], Message]:
     def handle(message: Message, context: Context) -> Message:
-        return Message(pack(carry(context, stage, unpack(message.content))), reply_to=message)
+        try:
+            reply = carry(context, stage, unpack(message.content), message.metadata.ttl)
+        except ProtocolError:
+            reply = REFUSAL
+        return Message(pack(reply), reply_to=message)
 
     return handle

@@ -23,7 +23,8 @@ def run_in_process(folder: RunFolder, data: SimulatedData, on_round: OnRound | N
     """
     pool = AgentPool(data, folder.path)
 
-    def carry(context: Context, stage: str, frame: bytes) -> bytes:
+    def carry(context: Context, stage: str, frame: bytes, seconds: float) -> bytes:
+        del seconds  # this process is the deadline's
         return pool.handle(int(context.node_config["partition-id"]), stage, frame)
 
     stages = {message_type: stage for stage, message_type in MESSAGE_TYPES.items()}

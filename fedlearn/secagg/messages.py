@@ -44,6 +44,7 @@ __all__ = [
     "encode_entries",
     "encode_masked",
     "encode_shares",
+    "is_identified",
 ]
 
 ADVERT_BYTES: Final = ID_BYTES + 3 * KEY_BYTES + SIGNATURE_BYTES
@@ -132,6 +133,15 @@ class Envelope:
     def _signed(self, reply: bytes | memoryview) -> bytes:
         place = self.position.to_bytes() + bytes([self.stage]) + self.client_id
         return place + self.request_digest + hashlib.sha256(reply).digest()
+
+
+def is_identified(public: bytes, client_id: bytes, session: bytes, challenge: bytes, reply: bytes) -> bool:
+    """Whether `reply` is that of the owner of `public`, asked with these random bytes who it is."""
+    digest = hashlib.sha256(challenge).digest()
+    try:
+        return Envelope(Position(session, 0, 0), IDENTIFY, client_id, digest).open(public, reply) == client_id
+    except ProtocolError:
+        return False
 
 
 @dataclass(frozen=True, slots=True)

@@ -25,7 +25,7 @@ from fedlearn.agent.deployed import PAUSED_FILE, DeployedAgent, listen, main
 from fedlearn.agent.frames import REFUSAL, Frame
 from fedlearn.agent.socket import ask, is_answering
 from fedlearn.agent.source import Source, start_model
-from fedlearn.attempts import Attempt, AttemptFailedError, Summed, masked_attempt
+from fedlearn.attempts import Attempt, AttemptFailedError, Receive, Summed, masked_attempt
 from fedlearn.config import RunConfig
 from fedlearn.data import load_dataset
 from fedlearn.data.dataset import DataOptions
@@ -59,14 +59,15 @@ class Federation:
         layout = layout_of(model)
         plan = plan_for(self.config, dimension=layout.dimension, population_size=4)
 
-        def ask_all(stage: str, bodies: Mapping[int, bytes]) -> dict[int, bytes]:
+        def ask_all(stage: str, bodies: Mapping[int, bytes], receive: Receive) -> None:
             self.sent[stage] = {
                 member: self.frame(stage, body, number, attempt, session) for member, body in bodies.items()
             }
             self.got[stage] = {
                 member: self.agents[member].handle(0, stage, frame) for member, frame in self.sent[stage].items()
             }
-            return self.got[stage]
+            for member, reply in self.got[stage].items():
+                receive(member, reply)
 
         planned = Attempt(
             cohort=range(4),

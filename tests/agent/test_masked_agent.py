@@ -41,7 +41,9 @@ class Coordinator:
             model=party.model,
             dimension=party.layout.dimension,
             min_survivors=aggregation.min_survivors,
-            ask=lambda stage, bodies: self.ask(stage, bodies, number, attempt),
+            ask=lambda stage, bodies, receive: [
+                receive(*answer) for answer in self.ask(stage, bodies, number, attempt).items()
+            ],
             before_vectors=lambda: None,
         )
         if not aggregation.masking:
