@@ -39,11 +39,11 @@ class Parties:
             entropy=self.entropy,
         )
 
-    def finish(self, lanes: Sequence[Lanes]) -> Vector:
-        """What the server makes of lanes (d,) that it sums, (d,), at a learning rate of 1."""
+    def finish(self, lanes: Sequence[Lanes], *, learning_rate: float = 1.0) -> Vector:
+        """What the server makes of lanes (d,) that it sums: the update, (d,)."""
         mechanism, plan = self.agreement.mechanism, self.agreement.plan
         noised = noised_sum(lanes, mechanism=mechanism, plan=plan, entropy=self.entropy)
-        return finish_round(noised, mechanism=mechanism, plan=plan, learning_rate=1.0)
+        return finish_round(noised, mechanism=mechanism, plan=plan, learning_rate=learning_rate)
 
 
 MakeParties = Callable[[Agreement, Entropy], Parties]

@@ -9,7 +9,16 @@ from fedlearn.data import load_dataset
 from fedlearn.data.dataset import Dataset
 from fedlearn.models import model_features
 
-__all__ = ["some_records"]
+__all__ = ["count_records", "some_records"]
+
+
+def count_records(config: RunConfig) -> int:
+    """How many records the training data has.
+
+    Raises:
+        ConfigError: the data cannot be used.
+    """
+    return len(load_dataset(data_options(config)).train)
 
 
 def some_records(config: RunConfig, count: int) -> SimulatedData:

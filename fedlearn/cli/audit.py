@@ -12,6 +12,7 @@ from fedlearn.errors import ConfigError, FedlearnError
 if TYPE_CHECKING:
     from fedlearn.audit.inversion import InversionAudit
     from fedlearn.audit.mechanism import MechanismAudit
+    from fedlearn.audit.membership import MembershipAudit
     from fedlearn.audit.record import AuditFolder
     from fedlearn.config import RunConfig
 
@@ -77,6 +78,25 @@ def inversion(scenario: Scenario = None, set_: Set = None, output: Output = None
         raise FedlearnError("records were rebuilt better than by somebody who saw no client: what leaves shows them")
 
 
+@app.command("membership")
+def membership(scenario: Scenario = None, set_: Set = None, output: Output = None, as_json: AsJson = False) -> None:
+    """Can whoever sees the model tell which records it was trained on? Shadow models, in modes that protect records.
+
+    SCENARIO is the name of a shipped scenario or a run's TOML file; left out, it is the run in --output, else digits.
+    """
+    config, folder = _audited(scenario, set_, output)
+    from fedlearn.audit.membership import audit_membership
+    from fedlearn.cli.display import bar
+
+    with bar("models") as progress:
+        told = audit_membership(config, progress=progress)
+    _conclude(told.as_dict(), _membership_lines(told), folder, as_json=as_json)
+    if not told.control_passed:
+        raise FedlearnError(f"{_CONTROL_FAILED}: members were not found there either")
+    if not told.passed:
+        raise FedlearnError("more members were found than the guarantee allows")
+
+
 def _audited(
     scenario: str | None, set_: list[str] | None, output: Path | None
 ) -> tuple["RunConfig", "AuditFolder | None"]:
@@ -112,6 +132,21 @@ def _conclude(
         typer.echo(f"Written: {folder.file}", err=True)
     if as_json:
         typer.echo(json.dumps(told))
+
+
+def _membership_lines(told: "MembershipAudit") -> list[str]:
+    return [
+        f"{told.models} models of mode {told.mode} and as many without privacy, {told.rounds} rounds over "
+        f"{told.records} records; {told.canaries} of these are canaries with a wrong label, each in half of them.",
+        *(
+            f" {100 * rate.false_positive_rate:g} % taken for members: {100 * rate.true_positive_rate:.1f} % of the "
+            f"members found; the guarantee allows {100 * rate.ceiling:.1f} %; without privacy "
+            f"{100 * rate.control_true_positive_rate:.1f} %"
+            for rate in told.rates
+        ),
+        f"{'passed' if told.passed else 'FAILED'}; an honest run fails with a probability of at most "
+        f"{told.false_alarm_rate:g}.",
+    ]
 
 
 def _inversion_lines(told: "InversionAudit") -> list[str]:
