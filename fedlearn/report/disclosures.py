@@ -29,8 +29,8 @@ class Disclosure:
     answer: str | None
 
 
-def disclosures(run: RunFolder) -> tuple[Disclosure, ...]:
-    """The fifteen lines, in a fixed order, from what the run folder holds."""
+def disclosures(run: RunFolder, *, audit: str | None) -> tuple[Disclosure, ...]:
+    """The fifteen lines, in a fixed order, from what the run folder holds; `audit` is what attacks on it found."""
     summary = run.summary
     answers: tuple[tuple[str, str | None], ...] = (
         ("Who is protected", _of_each(summary, _unit)),
@@ -44,7 +44,7 @@ def disclosures(run: RunFolder) -> tuple[Disclosure, ...]:
         ("Drop-outs", _drop_outs(run)),
         ("Randomness", _randomness(summary)),
         ("Unprotected quantities", "; ".join(summary.unprotected) or None),
-        ("Empirical audit", None),
+        ("Empirical audit", audit),
         ("Utility", _utility(summary)),
         ("Transport and secure aggregation", "masked sums" if summary.masking else None),
         ("Software", ", ".join(f"{name} {version}" for name, version in summary.versions.items()) or None),

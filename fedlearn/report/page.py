@@ -10,6 +10,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from fedlearn.durable import write_whole
 from fedlearn.errors import ConfigError
 from fedlearn.privacy.accounting import Event
+from fedlearn.report.audit_section import AuditCard, audit_cards, empirical_audit
 from fedlearn.report.disclosures import disclosures
 from fedlearn.report.figures import delta_text, epsilon_text, percent, plain
 from fedlearn.report.plots import Curve, draw_curve
@@ -37,7 +38,7 @@ def write_report(run_folder: Path) -> Path:
     Raises:
         ConfigError: a file of the run is missing, damaged or contradicts another; nothing was written.
     """
-    page = _rendered(RunFolder.read(run_folder)).encode("utf-8")
+    page = _rendered(RunFolder.read(run_folder), audit_cards(run_folder)).encode("utf-8")
     target = run_folder / "report.html"
     try:
         write_whole(target, page, mode=0o644)
@@ -46,7 +47,7 @@ def write_report(run_folder: Path) -> Path:
     return target
 
 
-def _rendered(run: RunFolder) -> str:
+def _rendered(run: RunFolder, audits: tuple[AuditCard, ...]) -> str:
     page = _environment().get_template("page.html.j2")
     summary = run.summary
     return page.render(
@@ -55,7 +56,8 @@ def _rendered(run: RunFolder) -> str:
         period=_period(summary),
         mode_text=_MODES.get(summary.mode, ""),
         statement=privacy_statement(summary, replaced=_replaced(run)),
-        disclosures=disclosures(run),
+        disclosures=disclosures(run, audit=empirical_audit(audits)),
+        audits=audits,
         curves=_curves(run),
         confusion=_shares(summary),
         settings=_settings(run),

@@ -16,7 +16,17 @@ from fedlearn.errors import ConfigError
 from fedlearn.privacy.guarantee import NEIGHBORING_RELATIONS, Guarantee
 from fedlearn.wording import sentence_of
 
-__all__ = ["Attempt", "ClassScores", "PlanFigures", "RoundScores", "RunFolder", "Summary"]
+__all__ = [
+    "Attempt",
+    "ClassScores",
+    "PlanFigures",
+    "RoundScores",
+    "RunFolder",
+    "Summary",
+    "parsed",
+    "read_json",
+    "read_text",
+]
 
 
 def _none_unless_finite(value: object) -> object:
@@ -170,7 +180,7 @@ class RunFolder:
         place = folder / "summary.json"
         return cls(
             config=_config(folder),
-            summary=_parsed(place, _json(place, _text(folder, "summary.json")), Summary),
+            summary=parsed(place, read_json(place, read_text(folder, "summary.json")), Summary),
             rounds=tuple(_lines(folder, "metrics.jsonl", RoundScores)),
             attempts=tuple(_lines(folder, "events.jsonl", Attempt)),
         )
@@ -180,11 +190,16 @@ _Model = TypeVar("_Model", bound=BaseModel)
 
 
 def _config(folder: Path) -> RunConfig:
-    _text(folder, "config.toml")
+    read_text(folder, "config.toml")
     return RunConfig.load(folder / "config.toml")
 
 
-def _text(folder: Path, name: str) -> str:
+def read_text(folder: Path, name: str) -> str:
+    """A file of a run folder.
+
+    Raises:
+        ConfigError: it is missing, cannot be read, or is no text.
+    """
     try:
         return (folder / name).read_text(encoding="utf-8")
     except FileNotFoundError:
@@ -198,7 +213,12 @@ def _text(folder: Path, name: str) -> str:
         raise ConfigError(f"{folder / name}: expected UTF-8 text as a run writes it; the file is damaged") from None
 
 
-def _json(place: object, text: str) -> object:
+def read_json(place: object, text: str) -> object:
+    """What `text` says; `place` begins the sentence when something is wrong.
+
+    Raises:
+        ConfigError: it is not JSON.
+    """
     try:
         return json.loads(text)
     except (ValueError, RecursionError):
@@ -206,12 +226,19 @@ def _json(place: object, text: str) -> object:
 
 
 def _lines(folder: Path, name: str, kind: type[_Model]) -> list[_Model]:
-    texts = _text(folder, name).splitlines()
+    texts = read_text(folder, name).splitlines()
     places = [f"{folder / name}, line {number}" for number in range(1, len(texts) + 1)]
-    return [_parsed(place, _json(place, text), kind) for place, text in zip(places, texts, strict=True) if text.strip()]
+    return [
+        parsed(place, read_json(place, text), kind) for place, text in zip(places, texts, strict=True) if text.strip()
+    ]
 
 
-def _parsed(place: object, value: object, kind: type[_Model]) -> _Model:
+def parsed(place: object, value: object, kind: type[_Model]) -> _Model:
+    """`value` as a `kind`.
+
+    Raises:
+        ConfigError: it is none, in one sentence that begins with `place`.
+    """
     if not isinstance(value, dict):
         raise ConfigError(f"{place}: expected a JSON object as a run writes it; the file is damaged")
     try:

@@ -72,6 +72,17 @@ def test_the_folder_of_a_run_gets_the_audit_of_that_run_and_nothing_else(run, tm
     assert (code, "another configuration" in err) == (2, True)
 
 
+@pytest.mark.lengthy
+def test_inversion_keeps_a_picture_that_the_report_shows(run, tmp_path):
+    assert run("simulate", "--set", "run.rounds=1", "--output", "r")[0] == 0
+    code, out, _ = run("audit", "inversion", "--json", "--output", "r")
+    told = json.loads(out)
+    assert (code, told["kind"], told["passed"]) == (0, "inversion", True)
+    assert (tmp_path / "r" / told["picture"]).read_bytes().startswith(b"\x89PNG")
+    assert run("report", "r")[0] == 0
+    assert '<img src="data:image/png' in (tmp_path / "r" / "report.html").read_text()
+
+
 def test_an_audit_file_that_is_none_is_left_alone(run, tmp_path):
     (tmp_path / "audit.json").write_text("[]")
     code, _, err = run("audit", "mechanism", "--output", ".")
