@@ -16,12 +16,10 @@ run folder holds the socket's address instead.
 
 import os
 import secrets
-import shutil
 import signal
 import socket
 import subprocess
 import sys
-import sysconfig
 import tempfile
 import threading
 import time
@@ -38,9 +36,9 @@ from fedlearn.errors import RunFailedError
 from fedlearn.flower.failure import record_failure
 from fedlearn.flower.node_app import ADDRESS_FILE
 from fedlearn.flower.process_tree import adopt_orphans, end_descendants
-from fedlearn.shipped import shipped_root
+from fedlearn.flower.programs import copy_bundle_sources, flower_environment, flower_program, listens
 
-__all__ = ["LOG_FILE", "copy_bundle_sources", "main"]
+__all__ = ["LOG_FILE", "main"]
 
 LOG_FILE: Final = "ray.log"
 
@@ -51,16 +49,6 @@ _START_SECONDS: Final = 600.0
 _AGENTS_END_SECONDS: Final = 5.0
 # Ray appends some 75 bytes for its sockets; 104 is the least that any platform allows.
 _LONGEST_TEMPORARY_FOLDER: Final = 14
-
-
-def copy_bundle_sources(destination: Path) -> None:
-    """Copy what a bundle is built from, and nothing else, to `destination` (its name: letters, digits, hyphens)."""
-    root = shipped_root()
-    for party in ("clients", "server"):
-        (destination / party).mkdir(parents=True)
-        for name in ("__init__.py", "app.py"):
-            shutil.copyfile(root / party / name, destination / party / name)
-    shutil.copyfile(root / "pyproject.toml", destination / "pyproject.toml")
 
 
 def main(run_folder: Path, nodes: int) -> None:
@@ -101,7 +89,7 @@ class _Run:
         agents = self._start(serve, stdin=subprocess.PIPE)
         parts = {"the process of the agents": agents, "flower-superlink": self._start(self._superlink())}
         try:
-            self._wait(lambda: _listens(self._port) and is_answering(address), parts, seconds=_START_SECONDS)
+            self._wait(lambda: listens(self._port) and is_answering(address), parts, seconds=_START_SECONDS)
             self._folder.write(ADDRESS_FILE, str(address).encode())
             submission = self._start(self._submission(nodes))
             self._wait(lambda: submission.poll() is not None, parts)
@@ -112,7 +100,7 @@ class _Run:
 
     def _superlink(self) -> list[str]:
         command = [
-            _script("flower-superlink"),
+            flower_program("flower-superlink"),
             "--insecure",
             "--simulation",
             "--disable-runtime-dependency-installation",
@@ -133,7 +121,7 @@ class _Run:
         if self._ray_address is None:
             federation += f" init-args-num-cpus={_ACTORS} init-args-log-to-driver=false"
         options = ["--run-config", str(overrides), "--federation-config", federation, "--stream"]
-        return [_script("flwr"), "run", str(bundle), "run", *options]
+        return [flower_program("flwr"), "run", str(bundle), "run", *options]
 
     def _start(self, command: Sequence[str], *, stdin: int = subprocess.DEVNULL) -> subprocess.Popen[bytes]:
         out = self._log
@@ -171,39 +159,12 @@ def _end_agents(agents: subprocess.Popen[bytes]) -> None:
 
 def _environment(place: Path, ray_address: str | None) -> dict[str, str]:
     """No telemetry, no update check, nothing outside of `place`, no stranger on Ray's ports, which listen to all."""
-    foreign = ("FLWR_", "RAY_") if ray_address is None else ("FLWR_",)
-    environment = {name: value for name, value in os.environ.items() if not name.startswith(foreign)}
-    local = ["127.0.0.1", "localhost", *filter(None, [environment.get("NO_PROXY") or environment.get("no_proxy")])]
-    environment |= {
-        "FLWR_HOME": str(place / "flwr"),
-        "FLWR_TELEMETRY_ENABLED": "0",
-        "FLWR_DISABLE_UPDATE_CHECK": "1",
-        "RAY_USAGE_STATS_ENABLED": "0",
-        "RAY_TMPDIR": str(place),
-        "NO_PROXY": ",".join(local),
-        "no_proxy": ",".join(local),
-        # SuperLink looks for Flower's other programs on the path, which need not hold those of this environment.
-        "PATH": os.pathsep.join([*_script_folders(), environment.get("PATH", os.defpath)]),
-    }
+    ours = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_TMPDIR": str(place)}
+    environment = flower_environment(place / "flwr") | ours
     if ray_address is not None:
         return environment | {"RAY_ADDRESS": ray_address}
+    environment = {name: value for name, value in environment.items() if not name.startswith("RAY_")} | ours
     return environment | {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}
-
-
-def _script_folders() -> list[str]:
-    return [sysconfig.get_path("scripts"), str(Path(sys.executable).parent)]
-
-
-def _script(name: str) -> str:
-    """The path of one of Flower's programs.
-
-    Raises:
-        RunFailedError: it is not installed.
-    """
-    found = shutil.which(name, path=os.pathsep.join([*_script_folders(), os.environ.get("PATH", os.defpath)]))
-    if found is None:
-        raise RunFailedError(f"{name} was not found beside {sys.executable} nor on PATH; install 'fedlearn[ray]'")
-    return found
 
 
 def _temporary_folder() -> str:
@@ -215,12 +176,6 @@ def _free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
-
-
-def _listens(port: int) -> bool:
-    with socket.socket() as probe:
-        probe.settimeout(1.0)
-        return probe.connect_ex(("127.0.0.1", port)) == 0
 
 
 if __name__ == "__main__":

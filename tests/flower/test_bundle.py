@@ -8,7 +8,7 @@ from pathlib import Path
 
 from flwr.cli.build import build_fab_from_disk
 
-from fedlearn.flower.superlink import copy_bundle_sources
+from fedlearn.flower.programs import copy_bundle_sources
 
 ALLOWED = {
     ".info/CONTENT",

@@ -1,0 +1,23 @@
+"""Files with secret keys: whoever reads one sees to it that nobody else could."""
+
+import stat
+from pathlib import Path
+
+from fedlearn.errors import ConfigError
+
+__all__ = ["read_secret"]
+
+
+def read_secret(path: Path) -> bytes:
+    """A key's bytes.
+
+    Raises:
+        ConfigError: it cannot be read, or others may read it.
+    """
+    try:
+        content, mode = path.read_bytes(), path.stat().st_mode
+    except OSError as error:
+        raise ConfigError(f"{path}: the key cannot be read: {error.strerror}") from None
+    if mode & (stat.S_IRWXG | stat.S_IRWXO):
+        raise ConfigError(f"{path}: mode {mode & 0o777:04o} lets others read the key; run chmod 600 on it")
+    return content

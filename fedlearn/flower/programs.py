@@ -1,0 +1,61 @@
+"""Flower's own programs: where they are, and what environment they run in."""
+
+import os
+import shutil
+import socket
+import sys
+import sysconfig
+from pathlib import Path
+
+from fedlearn.errors import RunFailedError
+from fedlearn.shipped import shipped_root
+
+__all__ = ["copy_bundle_sources", "flower_environment", "flower_program", "listens"]
+
+
+def copy_bundle_sources(destination: Path) -> None:
+    """Copy what a bundle is built from, and nothing else, to `destination` (its name: letters, digits, hyphens)."""
+    root = shipped_root()
+    for party in ("clients", "server"):
+        (destination / party).mkdir(parents=True)
+        for name in ("__init__.py", "app.py"):
+            shutil.copyfile(root / party / name, destination / party / name)
+    shutil.copyfile(root / "pyproject.toml", destination / "pyproject.toml")
+
+
+def flower_environment(home: Path) -> dict[str, str]:
+    """This process's environment with `home` for Flower: no telemetry, no update check, no proxy to oneself."""
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("FLWR_")}
+    local = ["127.0.0.1", "localhost", *filter(None, [environment.get("NO_PROXY") or environment.get("no_proxy")])]
+    return environment | {
+        "FLWR_HOME": str(home),
+        "FLWR_TELEMETRY_ENABLED": "0",
+        "FLWR_DISABLE_UPDATE_CHECK": "1",
+        "NO_PROXY": ",".join(local),
+        "no_proxy": ",".join(local),
+        # Flower looks for its other programs on the path, which need not hold those of this environment.
+        "PATH": os.pathsep.join([*_script_folders(), environment.get("PATH", os.defpath)]),
+    }
+
+
+def flower_program(name: str) -> str:
+    """The path of one of Flower's programs.
+
+    Raises:
+        RunFailedError: it is not installed.
+    """
+    found = shutil.which(name, path=os.pathsep.join([*_script_folders(), os.environ.get("PATH", os.defpath)]))
+    if found is None:
+        raise RunFailedError(f"{name} was not found beside {sys.executable} nor on PATH; install 'fedlearn[ray]'")
+    return found
+
+
+def listens(port: int, host: str = "127.0.0.1") -> bool:
+    """Whether anybody accepts connections at a port of this machine."""
+    with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as probe:
+        probe.settimeout(1.0)
+        return probe.connect_ex((host, port)) == 0
+
+
+def _script_folders() -> list[str]:
+    return [sysconfig.get_path("scripts"), str(Path(sys.executable).parent)]
