@@ -1,13 +1,14 @@
 """Everything a run needs to go on after a crash: the run folder and the checkpoint in it.
 
-config.toml metrics.jsonl events.jsonl checkpoint.safetensors model.safetensors summary.json report.html ledger.db
-ledger.db.count
+config.toml roster.toml metrics.jsonl events.jsonl checkpoint.safetensors model.safetensors summary.json report.html;
+simulated: ledger.db ledger.db.count; deployed: revoked.jsonl coordinator.alive
 """
 
 import json
 import os
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -21,8 +22,12 @@ from fedlearn.durable import write_whole
 from fedlearn.errors import ConfigError
 from fedlearn.privacy.clipping import Vector
 from fedlearn.privacy.quantization import Lanes
+from fedlearn.roster import Roster
 
-__all__ = ["Progress", "RunFolder", "load_run"]
+__all__ = ["REVOKED_FILE", "ROSTER_FILE", "Progress", "RunFolder", "fresh_folder", "load_run"]
+
+ROSTER_FILE = "roster.toml"
+REVOKED_FILE = "revoked.jsonl"
 
 _CHECKPOINT = "checkpoint.safetensors"
 
@@ -90,6 +95,22 @@ class RunFolder:
         kept = [line for line in self.lines(name) if line["round"] <= round_number]
         self.write(name, "".join(json.dumps(line, sort_keys=True) + "\n" for line in kept).encode())
 
+    def roster(self) -> Roster:
+        """The roster of a masked run.
+
+        Raises:
+            ConfigError: it is missing or damaged.
+        """
+        path = self.file(ROSTER_FILE)
+        try:
+            return Roster.from_bytes(path.read_bytes())
+        except OSError as error:
+            raise ConfigError(f"{path}: the run's roster cannot be read: {error.strerror}") from None
+
+    def revoked(self) -> set[bytes]:
+        """The client ids that the operator took out since the run began."""
+        return {bytes.fromhex(line["client_id"]) for line in self.lines(REVOKED_FILE)}
+
     def save_checkpoint(
         self,
         progress: Progress,
@@ -140,6 +161,16 @@ class RunFolder:
         except (SafetensorError, ValueError, KeyError, TypeError) as error:
             raise ConfigError(f"{path} is damaged and cannot be resumed: {error}") from None
         return progress, tensors
+
+
+def fresh_folder(parent: Path, config: RunConfig) -> Path:
+    """A path for a run that begins now, `parent`/<time>-<scenario>; nothing is there yet."""
+    name = f"{datetime.now(UTC).strftime('%Y%m%d-%H%M%S')}-{config.source.stem if config.source else 'run'}"
+    path, attempt = parent / name, 1
+    while path.exists():
+        attempt += 1
+        path = parent / f"{name}-{attempt}"
+    return path
 
 
 def load_run(path: Path) -> RunConfig:

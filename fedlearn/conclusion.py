@@ -1,5 +1,6 @@
 """The end of a run, simulated or deployed: model, summary and report, from its checkpoint and lines."""
 
+import sys
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from importlib.metadata import version
@@ -8,8 +9,9 @@ from typing import Any
 
 from safetensors.numpy import save
 
-from fedlearn.checkpoint import Progress, RunFolder
-from fedlearn.errors import RunFailedError
+from fedlearn.checkpoint import Progress, RunFolder, load_run
+from fedlearn.errors import FedlearnError, RunFailedError
+from fedlearn.flower.public_data import PublicData
 from fedlearn.policy import Policy
 from fedlearn.privacy.calibration import guarantees_after
 from fedlearn.privacy.guarantee import Guarantee
@@ -19,8 +21,9 @@ from fedlearn.rounds import RunData, releases_booked
 from fedlearn.training.device import pick_device
 from fedlearn.training.evaluate import Scores, evaluate
 from fedlearn.vector import layout_of
+from fedlearn.wording import one_line
 
-__all__ = ["RunResult", "conclude"]
+__all__ = ["RunResult", "conclude", "main"]
 
 _UNPROTECTED = (
     "the moment of a reply: how long a client's training takes",
@@ -131,3 +134,19 @@ def _summary(
         "unprotected": list(_UNPROTECTED),
         "versions": {name: version(name) for name in ("fedlearn", "torch", "flwr", "opacus", "dp-accounting", "numpy")},
     }
+
+
+def main(folder: Path) -> int:
+    """Conclude the deployed run in `folder`; gives the exit code."""
+    run = RunFolder(folder)
+    try:
+        population = len(run.roster().members)
+        conclude(run, PublicData.load(load_run(run.file("config.toml")), population_size=population), engine="deployed")
+    except FedlearnError as error:
+        sys.stderr.write(f"{one_line(str(error))}\n")
+        return error.exit_code
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(Path(sys.argv[1])))

@@ -212,10 +212,19 @@ def _choose_cohort(coordinator: Coordinator) -> list[int]:
     planned = config.secure_aggregation.planned_cohort
     if config.secure_aggregation.cohorts == "poisson":
         coins = stream_entropy(os.urandom)
-        return [int(member) for member in poisson_sample(size, Fraction(planned, size), coins)]
+        sampled = [int(member) for member in poisson_sample(size, Fraction(planned, size), coins)]
+        return _without_revoked(coordinator, sampled)
     order = np.random.RandomState([config.run.seed % 2**32, 0xC0]).permutation(size)  # noqa: TID251 (public cohorts)
     first = coordinator.progress.attempts_asked * planned
-    return sorted(int(order[(first + k) % size]) for k in range(planned))
+    return _without_revoked(coordinator, sorted(int(order[(first + k) % size]) for k in range(planned)))
+
+
+def _without_revoked(coordinator: Coordinator, cohort: list[int]) -> list[int]:
+    """Whom the operator took out is never asked again; the roster stays as everybody accepted it."""
+    if coordinator.roster is None:
+        return cohort
+    members, revoked = coordinator.roster.members, coordinator.folder.revoked()
+    return [member for member in cohort if members[member].client_id not in revoked]
 
 
 def releases_booked(config: RunConfig, population_size: int, attempts_asked: int) -> int:

@@ -2,7 +2,6 @@
 
 import logging
 from collections.abc import Callable, Mapping
-from datetime import UTC, datetime
 from pathlib import Path
 from types import MethodType
 from typing import Any
@@ -13,7 +12,7 @@ from torch import nn
 
 from fedlearn.agent.simulated import SimulatedData, load_simulated_data
 from fedlearn.agent.source import data_options
-from fedlearn.checkpoint import RunFolder, load_run
+from fedlearn.checkpoint import RunFolder, fresh_folder, load_run
 from fedlearn.conclusion import RunResult, conclude
 from fedlearn.config import RunConfig
 from fedlearn.data.preprocessing import Frame, preprocess_frame
@@ -127,14 +126,7 @@ def check_output(path: Path) -> None:
 
 
 def _new_folder(config: RunConfig, output: Path | str | None) -> RunFolder:
-    scenario = config.source.stem if config.source else "run"
-    moment = datetime.now(UTC).strftime("%Y%m%d-%H%M%S")
-    path = Path(output) if output is not None else Path("runs") / f"{moment}-{scenario}"
-    if output is None:
-        attempt = 1
-        while path.exists():
-            attempt += 1
-            path = Path("runs") / f"{moment}-{scenario}-{attempt}"
+    path = Path(output) if output is not None else fresh_folder(Path("runs"), config)
     check_output(path)
     try:
         path.mkdir(parents=True, exist_ok=True)

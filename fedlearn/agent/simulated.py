@@ -13,6 +13,7 @@ from fedlearn.agent.agent import Agent, Holder, Premises, handle_many
 from fedlearn.agent.agreement import plan_for
 from fedlearn.agent.masked_agent import MaskedAgent, handle_many_masked
 from fedlearn.agent.source import data_options, start_model
+from fedlearn.checkpoint import ROSTER_FILE, RunFolder
 from fedlearn.config import RunConfig
 from fedlearn.crypto.keystream import Entropy, stream_entropy
 from fedlearn.crypto.signatures import SigningKey
@@ -31,9 +32,8 @@ from fedlearn.secagg.stages import Member
 from fedlearn.training.device import pick_device
 from fedlearn.vector import layout_of
 
-__all__ = ["AgentPool", "SimulatedData", "load_simulated_data", "simulated_roster"]
+__all__ = ["AgentPool", "SimulatedData", "load_simulated_data"]
 
-_ROSTER_FILE = "roster.toml"
 _KEY_FILE = "identities.key"  # one secret, from which all simulated identities derive
 
 
@@ -127,7 +127,7 @@ class AgentPool:
         )
         masking = config.secure_aggregation.masking
         identities = _identities(folder, data.population_size) if masking else None
-        self._roster = simulated_roster(folder) if masking else None
+        self._roster = RunFolder(folder).roster() if masking else None
         self._public_keys = self._roster.keys if self._roster else {}  # one mapping for all, not one a client
         self._identities = identities or []
         self._plain: dict[int, Agent] = {}
@@ -195,19 +195,6 @@ class AgentPool:
         return Holder(_client_id(client), _dataset_id(client), records, fingerprinted=False)
 
 
-def simulated_roster(folder: Path) -> Roster:
-    """The roster of a masked simulation, as its agents wrote it into the run folder.
-
-    Raises:
-        ConfigError: it is missing or damaged.
-    """
-    path = folder / _ROSTER_FILE
-    try:
-        return Roster.from_bytes(path.read_bytes())
-    except OSError as error:
-        raise ConfigError(f"{path}: the run's roster cannot be read: {error.strerror}") from None
-
-
 def _identities(folder: Path, population_size: int) -> list[SigningKey]:
     """Everybody's long-term key, derived from one secret of this run; the roster is written with the first use."""
     secret_file = folder / _KEY_FILE
@@ -215,14 +202,14 @@ def _identities(folder: Path, population_size: int) -> list[SigningKey]:
         write_whole(secret_file, os.urandom(32), mode=0o600)
     secret = secret_file.read_bytes()
     keys = [SigningKey(_derive_identity(secret, _client_id(client))) for client in range(population_size)]
-    if not (folder / _ROSTER_FILE).is_file():
+    if not (folder / ROSTER_FILE).is_file():
         coordinator = RosterEntry(
             "coordinator", "", b"\xff" * 16, SigningKey(_derive_identity(secret, b"\xff" * 16)).public
         )
         members = [
             RosterEntry(_dataset_id(client), "", _client_id(client), key.public) for client, key in enumerate(keys)
         ]
-        write_whole(folder / _ROSTER_FILE, Roster.of(coordinator, tuple(members)).content)
+        write_whole(folder / ROSTER_FILE, Roster.of(coordinator, tuple(members)).content)
     return keys
 
 

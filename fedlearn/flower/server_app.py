@@ -1,20 +1,23 @@
 """The ServerApp: it runs the rounds of a run folder over whatever grid it is given."""
 
+from contextlib import nullcontext
 from pathlib import Path
 
 from flwr.app import Context
 from flwr.serverapp import Grid, ServerApp
 
-from fedlearn.agent.simulated import SimulatedData, load_simulated_data, simulated_roster
+from fedlearn.agent.simulated import SimulatedData, load_simulated_data
 from fedlearn.checkpoint import RunFolder, load_run
 from fedlearn.errors import FedlearnError
 from fedlearn.flower.failure import record_failure
 from fedlearn.flower.messenger import Messenger
+from fedlearn.flower.public_data import PublicData
+from fedlearn.flower.sign_of_life import working
 from fedlearn.flower.strategies import StrategyOptimizer
 from fedlearn.privacy.calibration import epsilon_after
 from fedlearn.privacy.clipping import Vector
 from fedlearn.promise import Promise
-from fedlearn.rounds import Coordinator, OnRound, new_progress, run_rounds
+from fedlearn.rounds import Coordinator, OnRound, RunData, new_progress, run_rounds
 from fedlearn.training.device import pick_device
 from fedlearn.training.evaluate import evaluate
 from fedlearn.vector import layout_of, read_parameters
@@ -31,19 +34,27 @@ def make_server_app(data: SimulatedData | None = None, on_round: OnRound | None 
 
     @app.main()
     def main(grid: Grid, context: Context) -> None:
-        path = Path(str(context.run_config["config"]))
-        folder = RunFolder(path.parent)
-        try:
-            coordinate(grid, folder, data or load_simulated_data(load_run(path)), on_round)
-        except FedlearnError as error:
-            if data is None:  # in another process than whoever started the run
-                record_failure(folder, error)
-            raise
+        folder = RunFolder(Path(str(context.run_config["config"])).parent)
+        deployed = bool(context.run_config.get("deployed"))
+        with working(folder.path) if deployed else nullcontext():
+            try:
+                coordinate(grid, folder, data or _load_data(folder, deployed=deployed), on_round)
+            except FedlearnError as error:
+                if data is None:  # in another process than whoever started the run
+                    record_failure(folder, error)
+                raise
 
     return app
 
 
-def coordinate(grid: Grid, folder: RunFolder, data: SimulatedData, on_round: OnRound | None) -> None:
+def _load_data(folder: RunFolder, *, deployed: bool) -> RunData:
+    config = load_run(folder.file("config.toml"))
+    if not deployed:
+        return load_simulated_data(config)
+    return PublicData.load(config, population_size=len(folder.roster().members))
+
+
+def coordinate(grid: Grid, folder: RunFolder, data: RunData, on_round: OnRound | None) -> None:
     """Run, or go on with, the run in `folder`.
 
     Raises:
@@ -57,7 +68,7 @@ def coordinate(grid: Grid, folder: RunFolder, data: SimulatedData, on_round: OnR
     progress, weights = (stored[0], stored[1]) if stored else (new_progress(config), read_parameters(model))
     if stored:
         optimizer.restore(stored[2])
-    roster = simulated_roster(folder.path) if config.secure_aggregation.masking else None
+    roster = folder.roster() if config.secure_aggregation.masking else None
     messenger = Messenger(grid, config, roster)
     messenger.identify(data.population_size, progress)
 
