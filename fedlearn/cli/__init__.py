@@ -10,7 +10,7 @@ from typing import Final, NoReturn
 import click
 import typer
 
-from fedlearn.cli import audit, checks, client, simulate
+from fedlearn.cli import audit, checks, client, server, simulate
 from fedlearn.errors import FedlearnError, RunFailedError
 from fedlearn.wording import nearest, one_line
 
@@ -32,6 +32,7 @@ app.command("plan")(checks.plan)
 app.command("report")(checks.report)
 app.add_typer(audit.app, name="audit")
 app.add_typer(client.app, name="client")
+app.add_typer(server.app, name="server")
 
 
 def main() -> None:

@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
 
-from fedlearn.cli import ledger
-from fedlearn.cli.ledger import Home
+from fedlearn.cli import join, ledger
+from fedlearn.cli.options import Home
 from fedlearn.errors import ConfigError, RefusedError
 from fedlearn.home import home_folder
 
@@ -23,6 +23,8 @@ policy = typer.Typer(help="What is accepted.", no_args_is_help=True, rich_markup
 app.add_typer(roster, name="roster")
 app.add_typer(policy, name="policy")
 app.add_typer(ledger.app, name="ledger")
+app.command("join")(join.join)
+roster.command("fetch")(join.fetch_roster)
 
 PolicyFile = Annotated[Path | None, typer.Option("--policy", help="By default client/client.toml in the home.")]
 

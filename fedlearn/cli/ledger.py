@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from fedlearn.cli.options import AsJson, Home
 from fedlearn.errors import ConfigError
 from fedlearn.home import home_folder
 
@@ -18,10 +19,6 @@ __all__ = ["app"]
 app = typer.Typer(help="What was released, and what it cost.", no_args_is_help=True, rich_markup_mode=None)
 
 LedgerFile = Annotated[Path | None, typer.Option("--ledger", help="A file; by default client/ledger.db in the home.")]
-Home = Annotated[
-    Path | None, typer.Option("--home", help="The party's folder; by default $FEDLEARN_HOME or ~/.fedlearn.")
-]
-AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object as the last line.")]
 
 
 @app.command("show")

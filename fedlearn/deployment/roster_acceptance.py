@@ -2,12 +2,11 @@
 
 import hashlib
 import re
-import tomllib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
+from fedlearn.deployment.policy_file import with_holder_value
 from fedlearn.durable import write_whole
 from fedlearn.errors import ConfigError, RefusedError
 from fedlearn.holder_policy import HolderPolicy
@@ -18,7 +17,6 @@ __all__ = ["ALL", "KnownRoster", "accept_roster", "accepted_roster", "proposed_r
 
 ALL = "all"
 _MOST_BYTES = 1 << 20
-_PIN = re.compile(r"""^([ \t]*roster_sha256[ \t]*=[ \t]*)(["'])[^"'\r\n]*\2""", re.MULTILINE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,7 +83,7 @@ def accept_roster(policy_path: Path, file: Path, *, sha256: str, confirmed: Sequ
     roster = Roster.from_bytes(content)
     own = policy.own_entry(roster)
     confirmations = _confirm(roster, policy.confirmations, confirmed)
-    pinned = _pinned(policy_path, sha256.lower())
+    pinned = with_holder_value(policy_path.read_bytes(), "roster_sha256", sha256.lower(), place=policy_path)
     try:
         _replace(policy.roster_path, content)
         _replace(policy.confirmations_path, confirmations.to_bytes())
@@ -128,17 +126,6 @@ def _confirm(roster: Roster, before: Confirmations, names: Sequence[str]) -> Con
             meant = f"; did you mean {hint}?" if hint else ""
             raise ConfigError(f"--confirmed {name}: expected a name in the roster: {', '.join(by_name)}{meant}")
     return Confirmations(tuple(e for e in entries if ALL in names or e.name in names or before.holds(e)))
-
-
-def _pinned(policy_path: Path, sha256: str) -> bytes:
-    """The policy file with another `roster_sha256`; comments and order stay."""
-    text = policy_path.read_bytes().decode("utf-8")
-    changed = _PIN.sub(lambda found: f"{found[1]}{found[2]}{sha256}{found[2]}", text)
-    expected: dict[str, Any] = tomllib.loads(text)
-    expected["holder"]["roster_sha256"] = sha256
-    if tomllib.loads(changed) != expected:
-        raise ConfigError(f'{policy_path}: write roster_sha256 = "..." on a line of its own in [holder]')
-    return changed.encode()
 
 
 def _replace(path: Path, content: bytes) -> None:

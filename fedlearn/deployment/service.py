@@ -1,0 +1,278 @@
+"""`fedlearn server start`: the coordinator's processes, for as long as it is up.
+
+fedlearn server start
+  ├ superlink_gate            Flower's SuperLink; below it SuperExec and the ServerApp of a run
+  ├ (a thread)                the endpoint for joining, while anybody is awaited
+  └ fedlearn.conclusion       at the end of a run
+
+Everything it must remember is in files (`Federation`, `Runs`, run folders): after any crash the next start goes on.
+"""
+
+import contextlib
+import fcntl
+import logging
+import os
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Final
+
+from fedlearn.checkpoint import RunFolder, load_run
+from fedlearn.crypto.certificates import node_key_bytes
+from fedlearn.deployment.federation import Federation
+from fedlearn.deployment.join_endpoint import JoinEndpoint, listen
+from fedlearn.deployment.runs import BookedRun, Facts, RunKeeper, Runs, Step
+from fedlearn.deployment.server_home import ServerHome
+from fedlearn.deployment.superlink_process import SuperLinkProcess
+from fedlearn.errors import ConfigError, FedlearnError, RunFailedError
+from fedlearn.flower.control import Control
+from fedlearn.flower.failure import FAILURE_FILE, forget_failure
+from fedlearn.flower.process_tree import adopt_orphans
+from fedlearn.flower.sign_of_life import alive, last_sign
+
+__all__ = ["Service", "service_process"]
+
+_LOCK_FILE: Final = "service.lock"
+_TICK_SECONDS: Final = 0.5
+_NODES_SECONDS: Final = 2.0
+_LONGEST_PAUSE: Final = 30.0
+
+_log = logging.getLogger(__name__)
+
+Tell = Callable[[str], None]
+
+
+class Service:
+    """The coordinator of one home; `tell` is given a sentence whenever an operator would want one."""
+
+    def __init__(self, home: ServerHome, tell: Tell) -> None:
+        self._home, self._tell = home, tell
+        self._federation, self._runs = Federation(home.database_path), Runs(home.database_path)
+        self._superlink = SuperLinkProcess(home)
+        self._endpoint: JoinEndpoint | None = None
+        self._control: Control | None = None
+        self._keeper, self._kept = RunKeeper(), ""
+        self._conclusion: subprocess.Popen[bytes] | None = None
+        self._certificate = b""
+        self._pause, self._next_start, self._next_nodes = 1.0, 0.0, 0.0
+
+    def run(self, stop: threading.Event) -> None:
+        """Serve until `stop` is set.
+
+        Guarantees:
+            when it returns or raises, nothing that it started runs.
+
+        Raises:
+            ConfigError: another one serves this home, or a port is taken.
+            RunFailedError: the SuperLink does not start the first time.
+        """
+        with _locked(self._home.folder / _LOCK_FILE):
+            for port in (self._home.port, self._home.join_port):
+                listen(self._home.host, port).close()
+            adopt_orphans()
+            try:
+                self._start_superlink()
+                self._tell(f"SuperLink at {self._home.superlink_address}")
+                while not stop.wait(_TICK_SECONDS):
+                    self._tick()
+            finally:
+                self._close()
+
+    def _tick(self) -> None:
+        try:
+            self._look_after_certificate()
+            self._look_after_superlink()
+            self._look_after_endpoint()
+            if self._superlink.is_alive:
+                self._look_after_nodes()
+                self._look_after_run()
+        except (FedlearnError, OSError) as error:
+            # Whatever it is, the next tick may find it gone: a full disk, a SuperLink that does not answer yet.
+            _log.warning("%s", error)
+
+    def _start_superlink(self) -> None:
+        self._certificate = self._home.certificate.fingerprint
+        self._keeper.interrupted()
+        self._superlink.start()
+        self._control = Control(self._home.local_address, self._home.authority.certificate.pem)
+        self._next_nodes = 0.0
+
+    def _stop_superlink(self) -> None:
+        if self._control is not None:
+            self._control.close()
+            self._control = None
+        self._superlink.stop()
+        self._conclusion = None
+        self._keeper.interrupted()
+
+    def _look_after_superlink(self) -> None:
+        now = time.monotonic()
+        if self._superlink.is_alive or now < self._next_start:
+            return
+        self._tell("Flower's SuperLink is gone; starting it again")
+        self._stop_superlink()
+        self._next_start, self._pause = now + self._pause, min(2 * self._pause, _LONGEST_PAUSE)
+        self._start_superlink()
+
+    def _look_after_certificate(self) -> None:
+        if self._home.certificate.fingerprint != self._certificate:
+            self._tell("there is a new certificate; starting again with it")
+            self._close_endpoint()
+            self._stop_superlink()
+            self._start_superlink()
+
+    def _look_after_endpoint(self) -> None:
+        awaited = self._federation.is_awaited()
+        if self._endpoint is not None and (not awaited or not self._endpoint.is_alive):
+            self._close_endpoint()
+            self._tell("nobody is awaited: the endpoint for joining is closed")
+        if self._endpoint is None and awaited:
+            self._endpoint = JoinEndpoint(self._home, self._federation)
+            self._tell(f"joining at {self._home.join_address}")
+
+    def _close_endpoint(self) -> None:
+        if self._endpoint is not None:
+            self._endpoint.close()
+            self._endpoint = None
+
+    def _look_after_nodes(self) -> None:
+        """Flower knows the nodes of the roster's members and no others."""
+        if time.monotonic() < self._next_nodes or self._control is None:
+            return
+        self._next_nodes = time.monotonic() + _NODES_SECONDS
+        members = [member.applicant for member in self._federation.in_roster() if member.applicant]
+        wanted = {node_key_bytes(applicant.node_key) for applicant in members}
+        known = {node.key: node for node in self._control.nodes() if node.is_registered}
+        for key in wanted - set(known):
+            self._control.register(key)
+        for key in set(known) - wanted:
+            self._control.unregister(known[key].node_id)
+            self._tell("a node was taken out of Flower")
+        self._pause = 1.0
+
+    def _look_after_run(self) -> None:
+        run = self._runs.turn()
+        if run is None:
+            return
+        if run.id != self._kept:
+            self._keeper, self._kept = RunKeeper(), run.id
+        folder = RunFolder(self._home.folder / "runs" / run.id)
+        if run.to_stop:
+            self._end_in_flower(run)
+            self._runs.end(run.id, "stopped")
+            self._tell(f"run {run.id} is stopped")
+            return
+        self._do(self._keeper.decide(_facts(folder)), run, folder)
+
+    def _do(self, step: Step, run: BookedRun, folder: RunFolder) -> None:
+        if step is Step.RESTART:
+            self._tell(f"run {run.id} gives no sign of life; starting Flower's SuperLink again")
+            self._stop_superlink()
+            self._start_superlink()
+        if step in (Step.RESTART, Step.SUBMIT):
+            self._submit(run, folder)
+        elif step is Step.CONCLUDE:
+            self._conclude(run, folder)
+        elif step is Step.FINISHED:
+            self._end_in_flower(run)
+            self._runs.end(run.id, "finished")
+            self._tell(f"run {run.id} is finished: {folder.path}")
+        elif step is Step.FAILED:
+            self._fail(run, str(folder.lines(FAILURE_FILE)[0].get("sentence", "")))
+        elif step is Step.GIVE_UP:
+            self._fail(run, f"it does not come to life; what Flower said stands in {self._superlink.log_path}")
+
+    def _submit(self, run: BookedRun, folder: RunFolder) -> None:
+        assert self._control is not None
+        self._end_in_flower(run)
+        forget_failure(folder)
+        self._keeper.submitted(time.time())
+        number = self._control.submit(folder.file("config.toml"))
+        self._runs.submitted(run.id, number)
+        self._tell(f"run {run.id} {'goes on' if run.number else 'begins'}")
+
+    def _end_in_flower(self, run: BookedRun) -> None:
+        """What Flower still believes to go on must not get in the way of what does."""
+        if run.number is not None and self._control is not None:
+            with contextlib.suppress(RunFailedError):
+                if not self._control.has_ended(run.number):
+                    self._control.stop(run.number)
+
+    def _conclude(self, run: BookedRun, folder: RunFolder) -> None:
+        if self._conclusion is None:
+            command = [sys.executable, "-P", "-m", "fedlearn.conclusion", str(folder.path)]
+            with (self._home.folder / "conclusion.log").open("ab") as log:
+                self._conclusion = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log)  # noqa: S603
+            return
+        code = self._conclusion.poll()
+        if code is not None:
+            self._conclusion = None
+            if code:
+                self._fail(run, f"its report cannot be written; see {self._home.folder / 'conclusion.log'}")
+
+    def _fail(self, run: BookedRun, reason: str) -> None:
+        self._end_in_flower(run)
+        self._runs.end(run.id, "failed", reason)
+        self._tell(f"run {run.id} failed: {reason}")
+
+    def _close(self) -> None:
+        self._close_endpoint()
+        self._stop_superlink()
+        self._federation.close()
+        self._runs.close()
+
+
+def _facts(folder: RunFolder) -> Facts:
+    stored = folder.load_checkpoint()
+    rounds = stored[0].round if stored else 0
+    return Facts(
+        now=time.time(),
+        rounds=rounds,
+        alive=alive(folder.path),
+        last_sign=last_sign(folder.path),
+        trained=rounds >= load_run(folder.file("config.toml")).run.rounds,
+        concluded=folder.file("summary.json").is_file(),
+        failed=bool(folder.lines(FAILURE_FILE)),
+    )
+
+
+@contextlib.contextmanager
+def _locked(path: Path) -> Iterator[None]:
+    """Hold the home, with this process's id in the file.
+
+    Raises:
+        ConfigError: another process holds it.
+    """
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            holder = os.pread(descriptor, 20, 0).decode("ascii", "replace").strip()
+            raise ConfigError(
+                f"{path.parent}: served already, by process {holder}; fedlearn server stop ends it"
+            ) from None
+        os.ftruncate(descriptor, 0)
+        os.pwrite(descriptor, f"{os.getpid()}\n".encode(), 0)
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def service_process(home: ServerHome) -> int | None:
+    """The id of the process that serves a home; None where none does."""
+    try:
+        descriptor = os.open(home.folder / _LOCK_FILE, os.O_RDWR)
+    except OSError:
+        return None
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        text = os.pread(descriptor, 20, 0).decode("ascii", "replace").strip()
+        return int(text) if text.isdigit() else None
+    finally:
+        os.close(descriptor)
+    return None
