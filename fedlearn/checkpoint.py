@@ -1,12 +1,13 @@
 """Everything a run needs to go on after a crash: the run folder and the checkpoint in it.
 
 config.toml roster.toml metrics.jsonl events.jsonl checkpoint.safetensors model.safetensors summary.json report.html;
-simulated: ledger.db ledger.db.count; deployed: revoked.jsonl coordinator.alive
+ledger.db ledger.db.count run.lock; deployed: revoked.jsonl coordinator.alive
 """
 
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -18,7 +19,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
 from fedlearn.config import RunConfig
-from fedlearn.durable import write_whole
+from fedlearn.durable import locked, write_whole
 from fedlearn.errors import ConfigError
 from fedlearn.privacy.clipping import Vector
 from fedlearn.privacy.quantization import Lanes
@@ -60,9 +61,29 @@ class Progress:
 
 @dataclass(frozen=True, slots=True)
 class RunFolder:
-    """One run's files. Every write is whole or absent: a temporary name, fsync, rename; lines are fsynced."""
+    """One run's files. Every write is whole or absent: a temporary name, fsync, rename; lines are fsynced.
+
+    `lock` is the descriptor of the lock while this process holds it, for processes that work on the run with it.
+    """
 
     path: Path
+    lock: int | None = None
+
+    @contextmanager
+    def locked(self) -> Iterator["RunFolder"]:
+        """The same folder, held by this process alone.
+
+        Raises:
+            ConfigError: another process works on the run.
+        """
+        with ExitStack() as held:
+            try:
+                lock = held.enter_context(locked(self.file("run.lock")))
+            except BlockingIOError:
+                raise ConfigError(
+                    f"{self.path}: another process works on this run; wait until it has ended, or end it first"
+                ) from None
+            yield replace(self, lock=lock)
 
     def file(self, name: str) -> Path:
         """The path of one of the run's files."""

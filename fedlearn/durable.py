@@ -1,10 +1,12 @@
-"""Files that a crash leaves whole: the one way to replace a file, and to open a database that must not forget."""
+"""Files that a crash leaves whole: the one way to replace a file, to open a database that must not forget, to lock."""
 
 import os
 import sqlite3
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
-__all__ = ["open_database", "open_database_to_read", "write_whole"]
+__all__ = ["locked", "open_database", "open_database_to_read", "write_whole"]
 
 _BUSY_SECONDS = 30.0
 
@@ -30,6 +32,26 @@ def write_whole(path: Path, content: bytes, *, mode: int | None = None) -> None:
     except BaseException:
         unfinished.unlink(missing_ok=True)
         raise
+
+
+@contextmanager
+def locked(path: Path) -> Iterator[int]:
+    """Hold the lock of a file, which is made if it is not there; yields its descriptor.
+
+    A child process that is given the descriptor holds the lock too. The kernel gives it back when all of them are dead.
+
+    Raises:
+        BlockingIOError: somebody else holds it.
+    """
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+    try:
+        if os.name == "posix":
+            import fcntl
+
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        yield descriptor
+    finally:
+        os.close(descriptor)
 
 
 def open_database(path: Path, schema: str) -> sqlite3.Connection:

@@ -67,7 +67,7 @@ def resume(
     """Go on with an interrupted run from its last finished round; what was released before counts.
 
     Raises:
-        ConfigError: the folder holds no run.
+        ConfigError: the folder holds no run, or another process works on it.
     """
     folder = RunFolder(Path(run_dir))
     if not folder.file("config.toml").is_file():
@@ -137,8 +137,9 @@ def _new_folder(config: RunConfig, output: Path | str | None) -> RunFolder:
 
 def _run(folder: RunFolder, data: SimulatedData, on_round: OnRound | None) -> RunResult:
     logging.getLogger("flwr").setLevel(logging.ERROR)
-    _ENGINES[data.config.runtime.engine](folder, data, on_round)
-    return conclude(folder, data, engine=data.config.runtime.engine)
+    with folder.locked() as held:
+        _ENGINES[data.config.runtime.engine](held, data, on_round)
+        return conclude(held, data, engine=data.config.runtime.engine)
 
 
 _Engine = Callable[[RunFolder, SimulatedData, OnRound | None], None]

@@ -1,6 +1,8 @@
 """The Python interface: load, plan, simulate, resume, load_model."""
 
 import csv
+import subprocess
+import sys
 import tomllib
 
 import numpy as np
@@ -168,6 +170,24 @@ def test_resume_and_load_model_say_what_a_folder_lacks(tmp_path):
         resume(tmp_path)
     with pytest.raises(ConfigError, match=r"no model\.safetensors"):
         fedlearn.load_model(tmp_path)
+
+
+def test_two_processes_never_work_on_one_run(load_digits, tmp_path):
+    fedlearn.simulate(load_digits("run.rounds=1"), output=tmp_path / "run")
+    holds = (
+        "import sys, time; from pathlib import Path; from fedlearn.checkpoint import RunFolder\n"
+        "with RunFolder(Path(sys.argv[1])).locked(): print('held', flush=True); time.sleep(60)"
+    )
+    command = [sys.executable, "-c", holds, str(tmp_path / "run")]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as other:
+        assert other.stdout is not None
+        assert other.stdout.readline() == "held\n"
+        before = {path.name: path.read_bytes() for path in (tmp_path / "run").iterdir()}
+        with pytest.raises(ConfigError, match="another process works on this run; wait until it has ended"):
+            resume(tmp_path / "run")
+        assert {path.name: path.read_bytes() for path in (tmp_path / "run").iterdir()} == before
+        other.kill()
+    assert resume(tmp_path / "run").rounds == 1, "the lock of a process that was killed is free"
 
 
 def test_a_damaged_checkpoint_is_one_sentence(load_digits, tmp_path):

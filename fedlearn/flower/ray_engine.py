@@ -8,6 +8,7 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import replace
 from typing import Final
 
 from fedlearn.agent.simulated import SimulatedData
@@ -33,7 +34,7 @@ def run_on_ray(folder: RunFolder, data: SimulatedData, on_round: OnRound | None)
         FedlearnError: the run is refused, or cannot finish.
     """
     check_ray()
-    folder = RunFolder(folder.path.resolve())
+    folder = replace(folder, path=folder.path.resolve())
     forget_failure(folder)
     stored = folder.load_checkpoint()
     told = stored[0].round if stored else 0
@@ -84,7 +85,12 @@ def _supervised(folder: RunFolder, nodes: int) -> Iterator[subprocess.Popen[byte
     with folder.file("ray.log").open("ab") as log:
         # A session of its own: Ctrl-C in the terminal reaches this process alone, which then closes the pipe.
         supervisor = subprocess.Popen(  # noqa: S603 (our own module)
-            command, stdin=subprocess.PIPE, stdout=log, stderr=log, start_new_session=True
+            command,
+            stdin=subprocess.PIPE,
+            stdout=log,
+            stderr=log,
+            start_new_session=True,
+            pass_fds=() if folder.lock is None else (folder.lock,),  # the run is worked on until this process is dead
         )
     try:
         yield supervisor
