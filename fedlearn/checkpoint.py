@@ -1,11 +1,10 @@
 """Everything a run needs to go on after a crash: the run folder and the checkpoint in it.
 
 config.toml roster.toml metrics.jsonl events.jsonl checkpoint.safetensors model.safetensors summary.json report.html;
-ledger.db ledger.db.count run.lock; deployed: revoked.jsonl coordinator.alive
+run.lock ledger.db ledger.db.count; deployed: revoked.jsonl coordinator.alive
 """
 
 import json
-import os
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, replace
@@ -19,7 +18,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
 from fedlearn.config import RunConfig
-from fedlearn.durable import locked, write_whole
+from fedlearn.durable import append_whole, locked, write_whole
 from fedlearn.errors import ConfigError
 from fedlearn.privacy.clipping import Vector
 from fedlearn.privacy.quantization import Lanes
@@ -99,10 +98,7 @@ class RunFolder:
 
     def append(self, name: str, line: Mapping[str, Any]) -> None:
         """Add one JSON line, durably."""
-        with (self.path / name).open("a", encoding="utf-8") as file:
-            file.write(json.dumps(line, sort_keys=True) + "\n")
-            file.flush()
-            os.fsync(file.fileno())
+        append_whole(self.path / name, (json.dumps(line, sort_keys=True) + "\n").encode())
 
     def lines(self, name: str) -> list[dict[str, Any]]:
         """The complete JSON lines of a file; a line that a crash left unfinished is not one."""

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-__all__ = ["locked", "open_database", "open_database_to_read", "write_whole"]
+__all__ = ["append_whole", "locked", "open_database", "open_database_to_read", "write_whole"]
 
 _BUSY_SECONDS = 30.0
 
@@ -17,20 +17,46 @@ def write_whole(path: Path, content: bytes, *, mode: int | None = None) -> None:
     `mode` is set whatever the umask is; None leaves it to the umask.
 
     Guarantees: under its name there is the old content or the new, never a part; a failed write leaves nothing behind.
+
+    Raises:
+        OSError: it cannot be written; the error names the file.
     """
     unfinished = path.with_name(f".{path.name}.new")
-    unfinished.unlink(missing_ok=True)  # of a process that was killed
-    created = os.open(unfinished, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666 if mode is None else 0o600)
+    with _named(path):
+        unfinished.unlink(missing_ok=True)  # of a process that was killed
+        created = os.open(unfinished, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666 if mode is None else 0o600)
+        try:
+            with os.fdopen(created, "wb") as file:
+                file.write(content)
+                if mode is not None:
+                    os.fchmod(file.fileno(), mode)
+                file.flush()
+                os.fsync(file.fileno())
+            unfinished.replace(path)
+        except BaseException:
+            unfinished.unlink(missing_ok=True)
+            raise
+
+
+def append_whole(path: Path, content: bytes) -> None:
+    """Add to the end of a file, durably. Whoever dies in it, or fails, leaves a part of `content` at the end.
+
+    Raises:
+        OSError: it cannot be written; the error names the file.
+    """
+    with _named(path), path.open("ab") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+@contextmanager
+def _named(path: Path) -> Iterator[None]:
+    """A full disk does not say which file it has no room for."""
     try:
-        with os.fdopen(created, "wb") as file:
-            file.write(content)
-            if mode is not None:
-                os.fchmod(file.fileno(), mode)
-            file.flush()
-            os.fsync(file.fileno())
-        unfinished.replace(path)
-    except BaseException:
-        unfinished.unlink(missing_ok=True)
+        yield
+    except OSError as error:
+        error.filename = error.filename or str(path)
         raise
 
 

@@ -70,10 +70,10 @@ def test_a_sum_is_promised_before_vectors_are_asked_for_and_counts_if_the_proces
     real = rounds.plain_attempt
 
     def dies_while_clients_work(attempt):
-        def ask(stage, bodies):
+        def ask(stage, *rest):
             if stage == "masked":
                 raise Killed
-            return attempt.ask(stage, bodies)
+            return attempt.ask(stage, *rest)
 
         return real(replace(attempt, ask=ask))
 
