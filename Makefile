@@ -42,6 +42,7 @@ bench: install
 
 soak: install
 	FEDLEARN_MUTATIONS=1000000 $(BIN)/python -m pytest tests/attacks/test_mutated_messages.py --timeout 1500
+	FEDLEARN_KILLS=50 $(BIN)/python -m pytest tests/test_crashes.py --timeout 1500
 
 lock: install
 	$(BIN)/pip freeze --exclude-editable | sed 's/^torch==\(.*\)+cpu$$/torch==\1/' > requirements.lock
