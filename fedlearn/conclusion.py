@@ -65,8 +65,8 @@ class RunResult:
         }
 
 
-def conclude(folder: RunFolder, data: RunData, *, engine: str) -> RunResult:
-    """Write model, summary and report of a finished run; `engine` is what carried its messages.
+def conclude(folder: RunFolder, data: RunData, *, engine: str, noise: str) -> RunResult:
+    """Write model, summary and report of a finished run; `engine` carried its messages, `noise` is who drew the noise.
 
     Raises:
         RunFailedError: it is not finished.
@@ -81,7 +81,7 @@ def conclude(folder: RunFolder, data: RunData, *, engine: str) -> RunResult:
     tensors = {name: part.astype("float32") for name, part in layout.split(weights).items()}
     folder.write("model.safetensors", save(tensors))
     scores = evaluate(model, weights, data.test, device=device) if data.test is not None else None
-    summary = _summary(folder, data, progress, scores, engine)
+    summary = _summary(folder, data, progress, scores, engine, noise)
     folder.write_json("summary.json", summary)
     write_report(folder.path)
     return RunResult(
@@ -102,7 +102,7 @@ def _guarantees(data: RunData, progress: Progress) -> tuple[Guarantee, ...]:
 
 
 def _summary(
-    folder: RunFolder, data: RunData, progress: Progress, scores: Scores | None, engine: str
+    folder: RunFolder, data: RunData, progress: Progress, scores: Scores | None, engine: str, noise: str
 ) -> dict[str, Any]:
     config, planned = data.config, data.plan
     rounds = folder.lines("metrics.jsonl")
@@ -119,7 +119,7 @@ def _summary(
         "mode": config.privacy.mode,
         "private": bool(guarantees),
         "masking": config.secure_aggregation.masking,
-        "noise": MECHANISMS[config.privacy.mode].noise_by,
+        "noise": noise,
         **scored,
         "classes": list(data.classes),
         "test_records": len(data.test) if data.test is not None else None,
@@ -141,7 +141,8 @@ def main(folder: Path) -> int:
     run = RunFolder(folder)
     try:
         population = len(run.roster().members)
-        conclude(run, PublicData.load(load_run(run.file("config.toml")), population_size=population), engine="deployed")
+        data = PublicData.load(load_run(run.file("config.toml")), population_size=population)
+        conclude(run, data, engine="deployed", noise=MECHANISMS[data.config.privacy.mode].noise_by)
     except FedlearnError as error:
         sys.stderr.write(f"{one_line(str(error))}\n")
         return error.exit_code

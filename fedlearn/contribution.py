@@ -1,7 +1,7 @@
 """The client's half of a round, read top to bottom: records -> noised integers modulo 2^32."""
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -13,7 +13,7 @@ from fedlearn.privacy.clipping import Vector
 from fedlearn.privacy.mechanisms import Mechanism
 from fedlearn.privacy.quantization import Lanes, to_lanes
 
-__all__ = ["Contributor", "LocalWork", "contribute"]
+__all__ = ["Contributor", "LocalWork", "StackedWork", "contribute"]
 
 _log = logging.getLogger(__name__)
 
@@ -26,7 +26,9 @@ class Contributor:
     batch_seed: tuple[int, ...]
 
 
+# One client's vector (d,), and those of many clients in their order, in blocks of rows (m, d).
 LocalWork = Callable[[Vector, Contributor], Vector]
+StackedWork = Callable[[Vector, Sequence[Contributor]], Iterator[Vector]]
 
 
 def contribute(
@@ -34,6 +36,7 @@ def contribute(
     clients: Sequence[Contributor],
     *,
     work: LocalWork,
+    stacked: StackedWork | None = None,
     mechanism: Mechanism,
     plan: Plan,
     entropy: Entropy,
@@ -41,17 +44,39 @@ def contribute(
     """What each client sends, before masking: local work, clip, truncate, noise share, reduce modulo 2^32.
 
     Called after the release is reserved in the ledger. `weights` is (d,); the result is (n, d), one row a client.
+    `stacked` is the same work for many clients at once, where there is a way; `work` then does what it fails at.
 
     Guarantees:
         a row depends on its client's records only through a vector clipped to the plan's bounds, plus fresh noise;
         whatever the local work raises, the row is zeros plus noise: a refusal here would show something.
     """
     lanes = np.empty((len(clients), len(weights)), dtype=np.uint32)
-    for row, client in enumerate(clients):
-        grid = mechanism.to_grid(_work_or_zeros(work, weights, client)[np.newaxis], plan)
+    done = 0
+    for block in _blocks(weights, clients, work, stacked):
+        grid = mechanism.to_grid(block, plan)
+        rows = len(block)
+        del block  # a large model's vector goes before its noise comes
         grid += mechanism.noise_share(plan, grid.shape, entropy)
-        lanes[row] = to_lanes(grid)[0]
+        lanes[done : done + rows] = to_lanes(grid)
+        done += rows
     return lanes
+
+
+def _blocks(
+    weights: Vector, clients: Sequence[Contributor], work: LocalWork, stacked: StackedWork | None
+) -> Iterator[Vector]:
+    """The clients' vectors in their order; from the first block that fails on, each by itself."""
+    done = 0
+    if stacked is not None:
+        try:
+            for block in stacked(weights, clients):
+                done += len(block)
+                yield block
+                del block
+        except Exception:
+            _log.exception("local work of many clients at once failed; each is done by itself")
+    for client in clients[done:]:
+        yield _work_or_zeros(work, weights, client)[np.newaxis]
 
 
 def _work_or_zeros(work: LocalWork, weights: Vector, client: Contributor) -> Vector:

@@ -21,6 +21,7 @@ from fedlearn.flower.in_process_engine import run_in_process
 from fedlearn.flower.ray_engine import check_ray, run_on_ray
 from fedlearn.flower.strategies import check_options
 from fedlearn.privacy.calibration import Plan
+from fedlearn.privacy.mechanisms import MECHANISMS
 from fedlearn.rounds import OnRound, RoundResult
 from fedlearn.training.device import pick_device
 from fedlearn.vector import layout_of, write_parameters
@@ -137,9 +138,10 @@ def _new_folder(config: RunConfig, output: Path | str | None) -> RunFolder:
 
 def _run(folder: RunFolder, data: SimulatedData, on_round: OnRound | None) -> RunResult:
     logging.getLogger("flwr").setLevel(logging.ERROR)
+    engine, noise = data.config.runtime.engine, MECHANISMS[data.config.privacy.mode].noise_in_simulation
     with folder.locked() as held:
-        _ENGINES[data.config.runtime.engine](held, data, on_round)
-        return conclude(held, data, engine=data.config.runtime.engine)
+        _ENGINES[engine](held, data, on_round)
+        return conclude(held, data, engine=engine, noise=noise)
 
 
 _Engine = Callable[[RunFolder, SimulatedData, OnRound | None], None]

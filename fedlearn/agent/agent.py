@@ -28,7 +28,9 @@ from fedlearn.errors import FedlearnError, ProtocolError
 from fedlearn.ledger import Ledger
 from fedlearn.policy import Policy
 from fedlearn.positions import Positions
+from fedlearn.privacy.discrete_gaussian import discrete_gaussian
 from fedlearn.privacy.quantization import Lanes
+from fedlearn.training.local import StepNoise
 
 __all__ = ["Agent", "Holder", "Premises", "handle_many"]
 
@@ -48,6 +50,7 @@ class Premises:
     build: Callable[[RunConfig], nn.Module]
     population_size: int
     device: str
+    step_noise: StepNoise = discrete_gaussian  # a simulation may have a faster one (privacy.md 1.5)
     # Coins and noise on one stream, keys and shares on another: masked or not, the same noise is drawn in a test.
     entropy: Entropy = field(default_factory=lambda: stream_entropy(os.urandom), repr=False)
     key_entropy: Entropy = field(default_factory=lambda: stream_entropy(os.urandom), repr=False)
@@ -75,6 +78,7 @@ class Premises:
             population_size=self.population_size,
             device=self.device,
             entropy=self.entropy,
+            step_noise=self.step_noise,
         )
         self.policy.check(config, agreement.plan)
         return agreement

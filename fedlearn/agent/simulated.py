@@ -30,6 +30,7 @@ from fedlearn.privacy.calibration import Plan
 from fedlearn.roster import Roster, RosterEntry
 from fedlearn.secagg.stages import Member
 from fedlearn.training.device import pick_device
+from fedlearn.training.stacked.box_muller import box_muller
 from fedlearn.vector import layout_of
 
 __all__ = ["AgentPool", "SimulatedData", "load_simulated_data"]
@@ -123,6 +124,7 @@ class AgentPool:
             build=data.build_model,
             population_size=data.population_size,
             device=pick_device(config.runtime.device),
+            step_noise=box_muller,
             entropy=entropy or stream_entropy(os.urandom),
         )
         masking = config.secure_aggregation.masking

@@ -161,6 +161,7 @@ def _release(weights: Vector, chunk: Sequence[Turn], *, ledger: Ledger, entropy:
         weights,
         [replace(turn.contributor, records=seen.records) for turn, seen in zip(chunk, witnesses, strict=True)],
         work=agreement.work,
+        stacked=agreement.stacked,
         mechanism=agreement.mechanism,
         plan=agreement.plan,
         entropy=entropy,

@@ -71,6 +71,11 @@ class Mechanism:
         return self.noise_by == "shares"
 
     @property
+    def noise_in_simulation(self) -> str:
+        """Who adds the noise, or what stands for it, in a simulation (privacy.md 1.5)."""
+        return "box-muller" if self.noise_by == "clients" else self.noise_by
+
+    @property
     def samples_records(self) -> bool:
         """Whether secret coins choose records inside a client."""
         return self.privacy_unit is PrivacyUnit.RECORD

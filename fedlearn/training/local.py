@@ -1,7 +1,7 @@
 """A client's local work: weights and records -> an update, or a sum of clipped gradients; both a `Vector`."""
 
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from fractions import Fraction
 
 import numpy as np
@@ -13,18 +13,20 @@ from torch.nn import functional
 from fedlearn.crypto.keystream import Entropy
 from fedlearn.data.dataset import Dataset
 from fedlearn.privacy.clipping import Vector
-from fedlearn.privacy.discrete_gaussian import discrete_gaussian
-from fedlearn.privacy.quantization import truncate
+from fedlearn.privacy.quantization import IntVector, truncate
 from fedlearn.privacy.sampling import poisson_sample
 from fedlearn.training.device import one_thread
 from fedlearn.training.record_sums import clipped_gradient_sum
 from fedlearn.vector import read_parameters, write_parameters
 
-__all__ = ["record_sum", "train_privately", "train_update"]
+__all__ = ["STEP_GRID", "StepNoise", "batches", "record_sum", "train_privately", "train_update"]
 
 _log = logging.getLogger(__name__)
 
-_STEP_GRID = 1 << 18  # grid points per max_grad_norm in record-local (privacy.md 1.5)
+# (standard deviation in grid units, number of entries, entropy) -> (entries,) int64
+StepNoise = Callable[[int, int, Entropy], IntVector]
+
+STEP_GRID = 1 << 18  # grid points per max_grad_norm in record-local (privacy.md 1.5)
 
 
 def record_sum(
@@ -52,7 +54,7 @@ def record_sum(
 def train_privately(
     model: nn.Module,
     weights: Vector,
-    records: Dataset,
+    records: Dataset | None,
     *,
     local_steps: int,
     learning_rate: float,
@@ -60,14 +62,15 @@ def train_privately(
     sampling_probability: Fraction,
     planned_batch: Fraction,
     step_noise_std: int,
+    step_noise: StepNoise,
     entropy: Entropy,
     device: str,
 ) -> Vector:
     """Mode record-local: `local_steps` steps of DP-SGD, each with the full noise; the update w_local - w, (d,) float64.
 
-    A step truncates the sum of clipped gradients to the grid of 2^-18 * `max_grad_norm`, adds the exact discrete
-    Gaussian of standard deviation `step_noise_std` grid units, and divides by `planned_batch`, a public constant
-    (privacy.md 1.2 and 1.5).
+    A step truncates the sum of clipped gradients to the grid of 2^-18 * `max_grad_norm`, adds `step_noise` of standard
+    deviation `step_noise_std` grid units, and divides by `planned_batch`, a public constant (privacy.md 1.2 and 1.5).
+    `records` is None where they could not be read: each step is then noise alone.
 
     Guarantees:
         every step is taken and noised, also without a record in the batch, or in the data set;
@@ -75,14 +78,16 @@ def train_privately(
         whatever the gradients raise is logged here and counts as zeros: this mode has no noise but the steps' own, so
         zeros without it would show that something failed.
     """
-    grid = Fraction(_STEP_GRID) / Fraction(repr(max_grad_norm))
+    grid = Fraction(STEP_GRID) / Fraction(repr(max_grad_norm))
     step = learning_rate / float(planned_batch * grid)
     local = weights.astype(np.float64)
     with one_thread():
         for _ in range(local_steps):
-            chosen = poisson_sample(len(records), sampling_probability, entropy)
-            clean = _sum_or_zeros(model, local, records, chosen, max_grad_norm=max_grad_norm, device=device)
-            local -= step * (truncate(clean, grid) + discrete_gaussian(step_noise_std, len(local), entropy))
+            clean = np.zeros_like(local)
+            if records is not None:
+                chosen = poisson_sample(len(records), sampling_probability, entropy)
+                clean = _sum_or_zeros(model, local, records, chosen, max_grad_norm=max_grad_norm, device=device)
+            local -= step * (truncate(clean, grid) + step_noise(step_noise_std, len(local), entropy))
     return local - weights
 
 
@@ -111,7 +116,7 @@ def train_update(
         start, dtype = read_parameters(model), next(model.parameters()).dtype
         model.train()
         parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
-        for chosen in _batches(len(records), batch_size, local_steps, seed):
+        for chosen in batches(len(records), batch_size, local_steps, seed):
             inputs = torch.from_numpy(records.features[chosen]).to(device, dtype)
             targets = torch.from_numpy(records.labels[chosen]).to(device)
             loss = functional.cross_entropy(model(inputs), targets)
@@ -154,7 +159,7 @@ def _sum_or_zeros(
         return np.zeros_like(weights)
 
 
-def _batches(records: int, batch_size: int, steps: int, seed: Sequence[int]) -> Iterator[NDArray[np.int64]]:
+def batches(records: int, batch_size: int, steps: int, seed: Sequence[int]) -> Iterator[NDArray[np.int64]]:
     """Indices of each step's batch: one shuffled pass over the records after the other, cut into equal batches."""
     generator = np.random.default_rng(seed)  # noqa: TID251 - batches of modes whose unit is the client
     size, waiting = min(batch_size, records), np.empty(0, dtype=np.int64)

@@ -55,6 +55,7 @@ def private_update(model: nn.Module, data: Dataset, entropy: Entropy = os.urando
         "sampling_probability": Fraction(1),
         "planned_batch": Fraction(20),
         "step_noise_std": 1 << 18,
+        "step_noise": discrete_gaussian,
         **changes,
     }
     weights = np.zeros_like(read_parameters(model))

@@ -1,0 +1,181 @@
+"""What a configuration means as local work: for one client, and for many in one batched step where it can be."""
+
+import logging
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from fractions import Fraction
+from typing import TypedDict
+
+import numpy as np
+from torch import nn
+
+from fedlearn.config import RunConfig
+from fedlearn.contribution import Contributor, LocalWork, StackedWork
+from fedlearn.crypto.keystream import Entropy
+from fedlearn.data.dataset import Dataset
+from fedlearn.privacy.calibration import Plan
+from fedlearn.privacy.clipping import Vector
+from fedlearn.privacy.mechanisms import Mechanism
+from fedlearn.training.local import StepNoise, record_sum, train_privately, train_update
+from fedlearn.training.stacked.check import checked_trainer
+from fedlearn.training.stacked.model import stack
+from fedlearn.training.stacked.trainer import StackedTrainer, block_size
+
+__all__ = ["Work", "work_for"]
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(slots=True)
+class Work:
+    """The local work of one configuration, on one warm model that is written in place."""
+
+    config: RunConfig
+    plan: Plan
+    model: nn.Module
+    device: str
+    entropy: Entropy = field(repr=False)
+    step_noise: StepNoise
+    _trainers: dict[tuple[int, ...], StackedTrainer | None] = field(default_factory=dict, repr=False)
+
+    def record_sums(self, weights: Vector, client: Contributor) -> Vector:
+        """One sum of clipped gradients (mode record-distributed)."""
+        privacy = self.config.privacy
+        assert privacy.max_grad_norm is not None
+        return record_sum(
+            self.model,
+            weights,
+            client.records(),
+            sampling_probability=self.config.sampling_probability,
+            max_grad_norm=privacy.max_grad_norm,
+            entropy=self.entropy,
+            device=self.device,
+        )
+
+    def private_steps(self, weights: Vector, client: Contributor) -> Vector:
+        """Steps of DP-SGD (mode record-local)."""
+        return train_privately(
+            self.model, weights, _records_or_none(client), device=self.device, **self._private_settings()
+        )
+
+    def update(self, weights: Vector, client: Contributor) -> Vector:
+        """Steps of plain SGD (client modes, and `none`)."""
+        return train_update(
+            self.model, weights, client.records(), seed=client.batch_seed, device=self.device, **self._settings()
+        )
+
+    def stacked_private_steps(self, weights: Vector, clients: Sequence[Contributor]) -> Iterator[Vector]:
+        """`private_steps` of many clients, block by block."""
+        assert self.plan.planned_batch is not None
+        for block, held in self._blocks(clients, int(self.plan.planned_batch)):
+            trainer = self._trainer(held[0], private=True)
+            if trainer is None:
+                yield from (self.private_steps(weights, client)[np.newaxis] for client in block)
+            else:
+                yield trainer.private_updates(weights, held, **self._private_settings())
+
+    def stacked_updates(self, weights: Vector, clients: Sequence[Contributor]) -> Iterator[Vector]:
+        """`update` of many clients, block by block."""
+        assert self.config.training.batch_size is not None
+        for block, held in self._blocks(clients, self.config.training.batch_size):
+            trainer = self._trainer(held[0], private=False)
+            if trainer is None:
+                yield from (self.update(weights, client)[np.newaxis] for client in block)
+            else:
+                seeds = [client.batch_seed for client in block]
+                yield trainer.updates(weights, list(zip(held, seeds, strict=True)), **self._settings())
+
+    def _blocks(
+        self, clients: Sequence[Contributor], records_a_step: int
+    ) -> Iterator[tuple[Sequence[Contributor], list[Dataset]]]:
+        """Clients that are trained together, and what they hold."""
+        size = block_size(self.plan.dimension, records_a_step, self.device)
+        for first in range(0, len(clients), size):
+            block = clients[first : first + size]
+            yield block, [client.records() for client in block]
+
+    def _trainer(self, like: Dataset, *, private: bool) -> StackedTrainer | None:
+        """The trainer for records of this shape, checked at its first use."""
+        if like.input_shape not in self._trainers:
+            self._trainers[like.input_shape] = checked_trainer(
+                self.model,
+                input_shape=like.input_shape,
+                classes=len(like.classes),
+                private=private,
+                device=self.device,
+            )
+        return self._trainers[like.input_shape]
+
+    def _settings(self) -> "_Settings":
+        training = self.config.training
+        assert training.local_steps is not None
+        assert training.batch_size is not None
+        return {
+            "local_steps": training.local_steps,
+            "batch_size": training.batch_size,
+            "learning_rate": training.learning_rate,
+        }
+
+    def _private_settings(self) -> "_PrivateSettings":
+        training, privacy = self.config.training, self.config.privacy
+        assert training.local_steps is not None
+        assert privacy.max_grad_norm is not None
+        assert self.plan.planned_batch is not None
+        return {
+            "local_steps": training.local_steps,
+            "learning_rate": training.learning_rate,
+            "max_grad_norm": privacy.max_grad_norm,
+            "sampling_probability": self.config.sampling_probability,
+            "planned_batch": self.plan.planned_batch,
+            "step_noise_std": self.plan.step_noise_std,
+            "step_noise": self.step_noise,
+            "entropy": self.entropy,
+        }
+
+
+class _Settings(TypedDict):
+    local_steps: int
+    batch_size: int
+    learning_rate: float
+
+
+class _PrivateSettings(TypedDict):
+    local_steps: int
+    learning_rate: float
+    max_grad_norm: float
+    sampling_probability: Fraction
+    planned_batch: Fraction
+    step_noise_std: int
+    step_noise: StepNoise
+    entropy: Entropy
+
+
+def work_for(
+    config: RunConfig,
+    plan: Plan,
+    mechanism: Mechanism,
+    model: nn.Module,
+    *,
+    device: str,
+    entropy: Entropy,
+    step_noise: StepNoise,
+) -> tuple[LocalWork, StackedWork | None]:
+    """The work of the mode for one client, and for many at once where every layer of `model` has a stacked kernel."""
+    work = Work(config, plan, model, device, entropy, step_noise)
+    one: dict[str, LocalWork] = {
+        "record-sum": work.record_sums,
+        "private-steps": work.private_steps,
+        "update": work.update,
+    }
+    many: dict[str, StackedWork] = {"private-steps": work.stacked_private_steps, "update": work.stacked_updates}
+    stackable = stack(model) is not None
+    return one[mechanism.local_work], many.get(mechanism.local_work) if stackable else None
+
+
+def _records_or_none(client: Contributor) -> Dataset | None:
+    """A client's records; None where reading them fails: its steps are taken all the same, with their noise."""
+    try:
+        return client.records()
+    except Exception:  # privacy.md 1.4, step 6
+        _log.exception("the records cannot be read; every step is noise alone")
+        return None

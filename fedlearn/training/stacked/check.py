@@ -1,0 +1,99 @@
+"""Before a model is stacked: its kernels against PyTorch's own gradients, in float64, on made-up clients."""
+
+import copy
+import logging
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from fedlearn.data.dataset import Dataset
+from fedlearn.privacy.clipping import Vector
+from fedlearn.training.local import train_update
+from fedlearn.training.stacked.model import StackedModel, stack
+from fedlearn.training.stacked.trainer import StackedTrainer
+from fedlearn.vector import layout_of, read_parameters
+
+__all__ = ["checked_trainer"]
+
+_log = logging.getLogger(__name__)
+
+_TOLERANCE = 1e-12  # of the largest entry, or of 1
+_RECORDS = (3, 2)  # of the two made-up clients
+
+
+def checked_trainer(
+    model: nn.Module, *, input_shape: tuple[int, ...], classes: int, private: bool, device: str
+) -> StackedTrainer | None:
+    """The stacked trainer of `model`, or None, said in the log, where it differs from the loop: that one is right.
+
+    Two made-up clients train in both ways; with `private`, their clipped gradients are compared record by record too.
+    The model is not changed.
+    """
+    stacked = stack(model)
+    if stacked is None:
+        return None
+    wide = copy.deepcopy(model).cpu().double()
+    try:
+        difference = _difference(wide, stacked, input_shape, classes, private=private)
+    except Exception:  # a model of the user's own may fail in any way, and the loop then says how
+        _log.exception("the stacked form of the model fails; clients are trained one by one")
+        return None
+    if not difference <= _TOLERANCE:
+        _log.warning("the stacked form of the model differs by %.1e; clients are trained one by one", difference)
+        return None
+    return StackedTrainer(stacked, layout_of(model), device, next(model.parameters()).dtype)
+
+
+def _difference(
+    model: nn.Module, stacked: StackedModel, input_shape: tuple[int, ...], classes: int, *, private: bool
+) -> float:
+    trainer = StackedTrainer(stacked, layout_of(model), "cpu", torch.float64)
+    clients = [_made_up(number, count, input_shape, classes) for number, count in enumerate(_RECORDS)]
+    weights = _bent(read_parameters(model))
+    settings = {"local_steps": 2, "batch_size": 2}
+    seeds = [(0, number) for number in range(len(clients))]
+    together = trainer.updates(weights, list(zip(clients, seeds, strict=True)), learning_rate=0.1, **settings)
+    differences = [0.0]
+    for row, held, seed in zip(together, clients, seeds, strict=True):
+        alone = train_update(model, weights, held, learning_rate=0.1, seed=seed, device="cpu", **settings)
+        differences.append(_apart(row, alone))
+    if private:
+        differences.append(_clipping_difference(model, trainer, clients[0]))
+    return max(differences)
+
+
+def _clipping_difference(model: nn.Module, trainer: StackedTrainer, held: Dataset) -> float:
+    """Of one client's clipped sums, half of its records longer than the bound."""
+    inputs, targets = torch.from_numpy(held.features).double(), torch.from_numpy(held.labels)
+    rows = torch.stack([_gradient(model, inputs[i : i + 1], targets[i : i + 1]) for i in range(len(held))])
+    norms = rows.norm(dim=1)
+    bound = float(norms.median())
+    expected = (torch.clamp(bound / norms, max=1)[:, None] * rows).sum(dim=0)
+    parameters = [parameter.detach()[None] for parameter in model.parameters()]
+    present = torch.ones(1, len(held), dtype=torch.float64)
+    found = trainer.model.clipped_sum(parameters, inputs[None], targets[None], present, bound)
+    return _apart(torch.cat([part.flatten() for part in found]).numpy(), expected.numpy())
+
+
+def _gradient(model: nn.Module, inputs: Tensor, targets: Tensor) -> Tensor:
+    found = torch.autograd.grad(functional.cross_entropy(model(inputs), targets), list(model.parameters()))
+    return torch.cat([part.flatten() for part in found])
+
+
+def _made_up(number: int, count: int, input_shape: tuple[int, ...], classes: int) -> Dataset:
+    entries = count * int(np.prod(input_shape))
+    values = np.sin(np.arange(1, entries + 1) * (number + 1.7)).astype(np.float32)
+    labels = (np.arange(count, dtype=np.int64) + number) % classes
+    return Dataset(values.reshape(count, *input_shape), labels, tuple(map(str, range(classes))))
+
+
+def _bent(weights: Vector) -> Vector:
+    """The weights, none of them zero: a model that starts at zero would hide most of what could differ."""
+    return weights + 0.01 * np.cos(np.arange(len(weights)))
+
+
+def _apart(one: Vector, other: Vector) -> float:
+    """The largest difference, as a share of the largest entry where that is above 1; NaN counts as one."""
+    return float(np.abs(one - other).max() / max(1.0, np.abs(other).max()))

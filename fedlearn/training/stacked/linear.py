@@ -1,0 +1,43 @@
+"""Linear layers, y = W x + b on the last axis.
+
+A record's gradient by (W, b) is (delta x^T, delta), of squared norm |delta|^2 (|x|^2 + 1): nothing is formed for it.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from fedlearn.training.stacked.kernel import PerRecord, Saved, Sums
+
+__all__ = ["LinearKernel"]
+
+
+@dataclass(frozen=True, slots=True)
+class LinearKernel:
+    """`torch.nn.Linear` over records that are one vector each."""
+
+    bias: bool
+
+    @property
+    def parameter_count(self) -> int:
+        """Weight, and bias where there is one."""
+        return 1 + self.bias
+
+    def forward(self, parameters: Sequence[Tensor], inputs: Tensor) -> tuple[Tensor, Saved]:
+        weight = parameters[0].transpose(1, 2)
+        if self.bias:
+            return torch.baddbmm(parameters[1].unsqueeze(1), inputs, weight), (inputs,)
+        return torch.bmm(inputs, weight), (inputs,)
+
+    def input_gradient(self, parameters: Sequence[Tensor], saved: Saved, delta: Tensor) -> Tensor:
+        return torch.bmm(delta, parameters[0])
+
+    def sums(self, saved: Saved, delta: Tensor) -> Sums:
+        weight = torch.bmm(delta.transpose(1, 2), saved[0])
+        return [weight, delta.sum(dim=1)] if self.bias else [weight]
+
+    def per_record(self, saved: Saved, delta: Tensor) -> PerRecord:
+        lengths = saved[0].square().sum(dim=2) + float(self.bias)
+        return delta.square().sum(dim=2) * lengths, lambda factors: self.sums(saved, delta * factors.unsqueeze(2))

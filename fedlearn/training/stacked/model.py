@@ -1,0 +1,180 @@
+"""A whole model of many clients: forward and backward through its kernels."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import accumulate, pairwise
+from typing import TypeVar
+
+import torch
+from torch import Tensor, nn
+
+from fedlearn.training.stacked.convolution import ConvolutionKernel
+from fedlearn.training.stacked.elementwise import FlattenKernel, ReluKernel, SigmoidKernel, TanhKernel
+from fedlearn.training.stacked.embedding import EmbeddingKernel
+from fedlearn.training.stacked.kernel import Kernel, Saved, Sums
+from fedlearn.training.stacked.linear import LinearKernel
+from fedlearn.training.stacked.loss import residuals
+from fedlearn.training.stacked.normalization import GroupNormKernel
+from fedlearn.training.stacked.pooling import AveragePoolKernel, MaxPoolKernel
+
+__all__ = ["StackedModel", "stack"]
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class StackedModel:
+    """The layers of one model, to be computed for many clients that each have weights of their own.
+
+    `parameters` are (clients, *shape) in the order of the model's; `inputs` (clients, records, *input_shape) and
+    `targets` (clients, records) int64.
+    """
+
+    kernels: tuple[Kernel, ...]
+
+    def gradient(self, parameters: Sequence[Tensor], inputs: Tensor, targets: Tensor, weights: Tensor) -> Sums:
+        """The gradient of each client's weighted sum of cross-entropies; `weights` is (clients, records)."""
+        split = self._split(parameters)
+        logits, saved = self._forward(split, inputs)
+        delta = residuals(logits, targets) * weights.unsqueeze(2)
+        parts = self._backward(split, saved, delta, lambda kernel, kept, d: kernel.sums(kept, d))
+        return [gradient for part in parts for gradient in part]
+
+    def clipped_sum(
+        self, parameters: Sequence[Tensor], inputs: Tensor, targets: Tensor, present: Tensor, max_grad_norm: float
+    ) -> Sums:
+        """The sum of each client's per-record gradients, each clipped to L2 norm `max_grad_norm` over all parameters.
+
+        `present` is (clients, records), 0 for a record that only fills the batch up and 1 for the others. A record
+        whose gradient is not finite counts as zeros, and leaves the others alone.
+        """
+        split = self._split(parameters)
+        logits, saved = self._forward(split, inputs)
+        delta = residuals(logits, targets)
+        parts = self._backward(split, saved, delta, lambda kernel, kept, d: kernel.per_record(kept, d))
+        squares = torch.stack([part[0].double() for part in parts]).sum(dim=0)
+        norms = squares.sqrt()
+        finite = torch.isfinite(norms)
+        if not finite.all():
+            return self._clipped_one_by_one(parameters, inputs, targets, present * finite, max_grad_norm)
+        factors = (torch.clamp(max_grad_norm / norms, max=1.0) * present).to(delta.dtype)
+        return [gradient for part in parts for gradient in part[1](factors)]
+
+    def _clipped_one_by_one(
+        self, parameters: Sequence[Tensor], inputs: Tensor, targets: Tensor, present: Tensor, max_grad_norm: float
+    ) -> Sums:
+        """Without the records that are not finite: 0 * NaN is NaN, so their inputs have to go as well."""
+        shape = (*present.shape, *[1] * (inputs.dim() - 2))
+        cleared = torch.where(present.view(shape) > 0, inputs, torch.zeros((), dtype=inputs.dtype))
+        return self.clipped_sum(parameters, cleared, targets, present, max_grad_norm)
+
+    def _split(self, parameters: Sequence[Tensor]) -> list[Sequence[Tensor]]:
+        """Each kernel's own parameters."""
+        ends = accumulate((kernel.parameter_count for kernel in self.kernels), initial=0)
+        return [parameters[start:end] for start, end in pairwise(ends)]
+
+    def _forward(self, split: Sequence[Sequence[Tensor]], inputs: Tensor) -> tuple[Tensor, list[Saved]]:
+        values = inputs.permute(0, 1, 3, 4, 2) if inputs.dim() == 5 else inputs
+        saved: list[Saved] = []
+        for kernel, parameters in zip(self.kernels, split, strict=True):
+            values, kept = kernel.forward(parameters, values)
+            saved.append(kept)
+        return values, saved
+
+    def _backward(
+        self,
+        split: Sequence[Sequence[Tensor]],
+        saved: Sequence[Saved],
+        delta: Tensor,
+        about: Callable[[Kernel, Saved, Tensor], T],
+    ) -> list[T]:
+        """What `about` gives for each kernel with parameters, in their order; nothing is computed below the first."""
+        first = next(i for i, kernel in enumerate(self.kernels) if kernel.parameter_count)
+        found = []
+        for index in range(len(self.kernels) - 1, first - 1, -1):
+            kernel = self.kernels[index]
+            if kernel.parameter_count:
+                found.append(about(kernel, saved[index], delta))
+            if index > first:
+                delta = kernel.input_gradient(split[index], saved[index], delta)
+        return found[::-1]
+
+
+def stack(model: nn.Module) -> StackedModel | None:
+    """The stacked form of `model`; None where a layer has no kernel, or the model is no plain sequence of layers."""
+    layers = _layers(model)
+    if layers is None:
+        return None
+    kernels = [_kernel(layer) for layer in layers]
+    known = [kernel for kernel in kernels if kernel is not None]
+    owned = [parameter for layer in layers for parameter in layer.parameters()]
+    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    in_order = len(owned) == len(trained) and all(a is b for a, b in zip(owned, trained, strict=True))
+    return StackedModel(tuple(known)) if len(known) == len(kernels) and trained and in_order else None
+
+
+def _layers(model: nn.Module) -> list[nn.Module] | None:
+    if type(model) is not nn.Sequential:
+        return [model] if _kernel(model) is not None else None
+    parts = [_layers(part) for part in model]
+    return None if None in parts else [layer for part in parts if part is not None for layer in part]
+
+
+def _kernel(layer: nn.Module) -> Kernel | None:
+    """The kernel of one layer, or None. By exact type: a subclass may compute anything."""
+    build = _KERNELS.get(type(layer))
+    return build(layer) if build else None
+
+
+def _of_linear(layer: nn.Linear) -> Kernel:
+    return LinearKernel(layer.bias is not None)
+
+
+def _of_convolution(layer: nn.Conv2d) -> Kernel | None:
+    plain = layer.dilation == (1, 1) and layer.groups == 1 and layer.padding_mode == "zeros"
+    if not plain or isinstance(layer.padding, str):
+        return None
+    return ConvolutionKernel(
+        _pair(layer.kernel_size), _pair(layer.stride), _pair(layer.padding), layer.bias is not None
+    )
+
+
+def _of_embedding(layer: nn.Embedding) -> Kernel | None:
+    plain = layer.padding_idx is None and layer.max_norm is None and not layer.scale_grad_by_freq and not layer.sparse
+    return EmbeddingKernel(layer.num_embeddings) if plain else None
+
+
+def _of_group_norm(layer: nn.GroupNorm) -> Kernel:
+    return GroupNormKernel(layer.num_groups, layer.eps, layer.affine)
+
+
+def _of_max_pool(layer: nn.MaxPool2d) -> Kernel | None:
+    plain = _pair(layer.padding) == (0, 0) and _pair(layer.dilation) == (1, 1) and not layer.ceil_mode
+    return MaxPoolKernel(_pair(layer.kernel_size), _pair(layer.stride)) if plain and not layer.return_indices else None
+
+
+def _of_average_pool(layer: nn.AvgPool2d) -> Kernel | None:
+    plain = _pair(layer.padding) == (0, 0) and not layer.ceil_mode and layer.divisor_override is None
+    return AveragePoolKernel(_pair(layer.kernel_size), _pair(layer.stride)) if plain else None
+
+
+def _of_flatten(layer: nn.Flatten) -> Kernel | None:
+    return FlattenKernel() if (layer.start_dim, layer.end_dim) == (1, -1) else None
+
+
+_KERNELS: Mapping[type[nn.Module], Callable[..., Kernel | None]] = {
+    nn.AvgPool2d: _of_average_pool,
+    nn.Conv2d: _of_convolution,
+    nn.Embedding: _of_embedding,
+    nn.Flatten: _of_flatten,
+    nn.GroupNorm: _of_group_norm,
+    nn.Linear: _of_linear,
+    nn.MaxPool2d: _of_max_pool,
+    nn.ReLU: lambda _: ReluKernel(),
+    nn.Sigmoid: lambda _: SigmoidKernel(),
+    nn.Tanh: lambda _: TanhKernel(),
+}
+
+
+def _pair(value: int | tuple[int, ...]) -> tuple[int, int]:
+    return (value, value) if isinstance(value, int) else (value[0], value[1])

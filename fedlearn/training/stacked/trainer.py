@@ -1,0 +1,166 @@
+"""Local work of many clients at once, block by block: the same batches, coins and clipping as in `training.local`.
+
+A block is about a hundred records a step on a CPU, which stay in the second-level cache, or as many as fit a GPU well.
+Clients of a block may hold different numbers of records: short batches are filled up with records of weight 0.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from fractions import Fraction
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from fedlearn.crypto.keystream import Entropy
+from fedlearn.data.dataset import Dataset
+from fedlearn.privacy.clipping import Vector
+from fedlearn.privacy.quantization import truncate
+from fedlearn.privacy.sampling import poisson_sample
+from fedlearn.training.device import one_thread
+from fedlearn.training.local import STEP_GRID, StepNoise, batches
+from fedlearn.training.stacked.kernel import Sums
+from fedlearn.training.stacked.model import StackedModel
+from fedlearn.vector import Layout
+
+__all__ = ["StackedTrainer", "block_size"]
+
+_BLOCK_RECORDS = {"cpu": 100}  # a step of a block; elsewhere `_MANY_RECORDS`
+_MANY_RECORDS = 1 << 14
+_BLOCK_ENTRIES = 1 << 22  # weights of a block, all clients together
+_CHUNK = 64  # records summed in float32 at most (privacy.md 1.4)
+
+Indices = NDArray[np.int64]
+
+
+@dataclass(frozen=True, slots=True)
+class StackedTrainer:
+    """The stacked counterpart of `training.local` for one model; results are blocks of rows, (clients, d) float64.
+
+    Guarantees: the rows of a client do not depend on who else is in its block.
+    """
+
+    model: StackedModel
+    layout: Layout
+    device: str
+    dtype: torch.dtype = field(default=torch.float32)
+
+    def updates(
+        self,
+        weights: Vector,
+        clients: Sequence[tuple[Dataset, Sequence[int]]],
+        *,
+        local_steps: int,
+        batch_size: int,
+        learning_rate: float,
+    ) -> Vector:
+        """`train_update` of each client, (clients, d): plain SGD; `clients` are records and the seed of their order."""
+        records = _Records(self, [held for held, _ in clients])
+        steps = zip(*(_plan(len(held), batch_size, local_steps, seed) for held, seed in clients), strict=True)
+        with one_thread(), torch.inference_mode():
+            local = self._local(weights, len(clients))
+            start = local[0].double().clone()
+            views = self._views(local)
+            for chosen in steps:
+                inputs, targets, present = records.batch(chosen)
+                sizes = present.sum(dim=1, keepdim=True).clamp(min=1)
+                gradients = self.model.gradient(views, inputs, targets, present / sizes)
+                for parameter, gradient in zip(views, gradients, strict=True):
+                    parameter.sub_(gradient, alpha=learning_rate)
+            return (local.double() - start).cpu().numpy()
+
+    def private_updates(
+        self,
+        weights: Vector,
+        clients: Sequence[Dataset],
+        *,
+        local_steps: int,
+        learning_rate: float,
+        max_grad_norm: float,
+        sampling_probability: Fraction,
+        planned_batch: Fraction,
+        step_noise_std: int,
+        step_noise: StepNoise,
+        entropy: Entropy,
+    ) -> Vector:
+        """`train_privately` of each client, (clients, d): DP-SGD with the full noise in each step."""
+        grid = Fraction(STEP_GRID) / Fraction(repr(max_grad_norm))
+        step = learning_rate / float(planned_batch * grid)
+        records = _Records(self, clients)
+        local = np.tile(weights.astype(np.float64), (len(clients), 1))
+        for _ in range(local_steps):
+            chosen = [poisson_sample(len(held), sampling_probability, entropy) for held in clients]
+            with one_thread(), torch.inference_mode():
+                clean = self._clipped_sums(local, records, chosen, max_grad_norm)
+            moves = truncate(clean, grid, overwrite=True)
+            for row in moves:
+                row += step_noise(step_noise_std, len(row), entropy)
+            local -= step * moves
+        return local - weights
+
+    def _clipped_sums(
+        self, local: Vector, records: "_Records", chosen: Sequence[Indices], max_grad_norm: float
+    ) -> Vector:
+        """Sums of clipped gradients, (clients, d) float64: float32 inside a chunk of 64 records, float64 across."""
+        views = self._views(torch.from_numpy(local).to(self.device, self.dtype))
+        total = torch.zeros(local.shape, dtype=torch.float64)
+        for first in range(0, max(map(len, chosen)), _CHUNK):
+            inputs, targets, present = records.batch([taken[first : first + _CHUNK] for taken in chosen])
+            sums = self.model.clipped_sum(views, inputs, targets, present, max_grad_norm)
+            total += _flat(sums).to("cpu", torch.float64)
+        return total.numpy()
+
+    def _local(self, weights: Vector, clients: int) -> Tensor:
+        """Each client's own weights, (clients, d), to be changed in place."""
+        start = torch.from_numpy(np.ascontiguousarray(weights)).to(self.device, self.dtype)
+        return start.repeat(clients, 1)
+
+    def _views(self, local: Tensor) -> list[Tensor]:
+        """The parameters, (clients, *shape) each, as views of `local`."""
+        parts = torch.split(local, list(self.layout.sizes), dim=1)
+        return [part.view(len(local), *shape) for part, shape in zip(parts, self.layout.shapes, strict=True)]
+
+
+class _Records:
+    """The records of a block's clients behind each other, and one of zeros to fill batches up with."""
+
+    def __init__(self, trainer: StackedTrainer, clients: Sequence[Dataset]) -> None:
+        sizes = [len(held) for held in clients]
+        self._starts = np.cumsum([0, *sizes[:-1]])
+        shape = clients[0].features.shape[1:]
+        features = np.zeros((sum(sizes) + 1, *shape), dtype=clients[0].features.dtype)
+        labels = np.zeros(sum(sizes) + 1, dtype=np.int64)
+        for start, held in zip(self._starts, clients, strict=True):
+            features[start : start + len(held)], labels[start : start + len(held)] = held.features, held.labels
+        self._inputs = torch.from_numpy(features).to(trainer.device, trainer.dtype)
+        self._targets = torch.from_numpy(labels).to(trainer.device)
+        self._dtype = trainer.dtype
+
+    def batch(self, chosen: Sequence[Indices]) -> tuple[Tensor, Tensor, Tensor]:
+        """Inputs, targets and weights of one or nothing, (clients, records, …): each client's own `chosen` records."""
+        widest = max(1, *map(len, chosen))
+        places = np.full((len(chosen), widest), len(self._targets) - 1, dtype=np.int64)
+        present = np.zeros(places.shape, dtype=np.float32)
+        for row, (start, taken) in enumerate(zip(self._starts, chosen, strict=True)):
+            places[row, : len(taken)], present[row, : len(taken)] = start + taken, 1
+        index = torch.from_numpy(places).to(self._inputs.device)
+        weights = torch.from_numpy(present).to(self._inputs.device, self._dtype)
+        return self._inputs[index], self._targets[index], weights
+
+
+def block_size(dimension: int, records_a_step: int, device: str) -> int:
+    """How many clients of a model with `dimension` parameters are trained together."""
+    most = _BLOCK_RECORDS.get(device, _MANY_RECORDS) // max(1, records_a_step)
+    return max(1, min(most, _BLOCK_ENTRIES // max(1, dimension)))
+
+
+def _plan(records: int, batch_size: int, local_steps: int, seed: Sequence[int]) -> Iterator[Indices]:
+    """The batches of `train_update`; of nobody's records, empty ones."""
+    if records == 0:
+        return iter([np.empty(0, dtype=np.int64)] * local_steps)
+    return batches(records, batch_size, local_steps, seed)
+
+
+def _flat(sums: Sums) -> Tensor:
+    return torch.cat([part.flatten(1) for part in sums], dim=1)
