@@ -7,6 +7,7 @@ from types import MethodType
 from typing import Any
 
 from numpy.typing import NDArray
+from safetensors import SafetensorError
 from safetensors.numpy import load_file
 from torch import nn
 
@@ -91,7 +92,10 @@ def load_model(run_dir: Path | str) -> nn.Module:
         raise ConfigError(f"{run_dir}: no model.safetensors; expected the folder of a finished run")
     data = load_simulated_data(load_run(folder.file("config.toml")))
     model = data.build_model(data.config)
-    tensors = load_file(folder.file("model.safetensors"))
+    try:
+        tensors = load_file(folder.file("model.safetensors"))
+    except SafetensorError as error:
+        raise ConfigError(f"{folder.file('model.safetensors')}: expected a safetensors file; {error}") from None
     layout = layout_of(model)
     if {name: tensors[name].shape for name in tensors} != dict(zip(layout.names, layout.shapes, strict=True)):
         raise ConfigError(f"{run_dir}: model.safetensors does not fit the model that config.toml names")

@@ -151,6 +151,13 @@ def test_every_command_and_option_is_documented() -> None:
             assert option in DOCUMENTED, f"{name} {option}"
 
 
+@pytest.mark.parametrize("number", range(1, 22))
+def test_every_error_that_frameworks_make_has_its_test(number: int) -> None:
+    """R1 to R21 of the specification: a test of that number shows that ours is right."""
+    tests = "\n".join(path.read_text(encoding="utf-8") for path in (ROOT / "tests").rglob("test_*.py"))
+    assert re.search(rf"^ *def test_r{number:02}_", tests, re.MULTILINE)
+
+
 def test_help_is_quick() -> None:
     """At most half a second, the best of three; of the processor, so that a busy machine does not fail it."""
     import resource

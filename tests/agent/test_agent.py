@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from fedlearn.agent.frames import REFUSAL, Frame
+from fedlearn.crypto.keystream import stream_entropy
 from fedlearn.data.dataset import Dataset
 from fedlearn.errors import ProtocolError
 
@@ -35,6 +36,22 @@ def test_r08_replies_have_no_field_but_the_vector_and_equal_sizes_for_different_
         assert party.advertise(client) == client.to_bytes(16, "big")
         sizes.add(len(party.masked(client)))
     assert sizes == {4 * party.layout.dimension}
+
+
+def test_r09_a_record_less_changes_nothing_but_the_noised_vector_and_that_within_its_sensitivity(play, load_plain):
+    config = load_plain("model.name=mlp", "privacy.clipping_norm=10")
+    replies = []
+    for name, fewer in (("whole", 0), ("less", 1)):
+        party = play(config, name, stream_entropy(bytes))  # the same noise twice
+        holder = party.pool.holder(0)
+        records = holder.records()
+        holder.records = lambda records=records, fewer=fewer: records.take(np.arange(len(records) - fewer))
+        replies.append((party.advertise(), party.masked()))
+    assert replies[0][0] == replies[1][0]
+    first, second = (np.frombuffer(reply, "<u4") for _, reply in replies)
+    moved = (first - second).astype("<i4").astype(float)
+    assert 0 < np.linalg.norm(moved) <= party.data.plan.sensitivity
+    assert len(first) == sum(np.prod(shape) for shape in party.layout.shapes), "parameters alone, and no buffer"
 
 
 def test_r20_a_repeated_request_gets_the_same_bytes_and_spends_nothing(play, load_plain):

@@ -122,6 +122,15 @@ def test_a_model_that_cannot_be_private_is_refused(build: Callable[[], nn.Module
     assert "\n" not in str(refusal.value)
 
 
+def test_r09_buffers_that_learn_from_records_are_refused_wherever_they_are_and_constant_ones_pass() -> None:
+    for learning in (nn.BatchNorm2d(4), nn.BatchNorm2d(4).eval(), Counter()):
+        with pytest.raises(ConfigError, match="GroupNorm"):
+            check_private_model(Around(learning), input_shape=SHAPE, classes=3)
+    constant = Around(nn.Identity())
+    constant.register_buffer("mean", torch.tensor(0.3))
+    check_private_model(constant, input_shape=SHAPE, classes=3)
+
+
 PASSING: list[Callable[[], Any]] = [
     lambda: Around(nn.GroupNorm(2, 4)),
     lambda: Around(nn.InstanceNorm2d(4, affine=True)),
