@@ -13,7 +13,7 @@ from typing import Any, Final, TextIO
 
 from fedlearn.errors import DataError, FedlearnError
 
-__all__ = ["log_as_json"]
+__all__ = ["log_as_json", "without_secrets"]
 
 # Of these a line would say what another process must not know: they open calls of a node (reliability.md, F19).
 _SECRET_WORDS: Final = ("flwr-signature", "flwr-public-key", "private key", "authorization:")
@@ -45,7 +45,12 @@ def _message(record: logging.LogRecord) -> str:
     if isinstance(arguments, tuple):
         arguments = tuple(_said(argument) for argument in arguments)
     text = str(record.msg) % arguments if arguments else str(record.msg)
-    return text if not any(word in text.lower() for word in _SECRET_WORDS) else "(a line that names a secret)"
+    return without_secrets(text)
+
+
+def without_secrets(line: str) -> str:
+    """`line`, or what stands in its place where it may hold what opens a call."""
+    return line if not any(word in line.lower() for word in _SECRET_WORDS) else "(a line that names a secret)"
 
 
 def _said(argument: object) -> object:

@@ -11,7 +11,6 @@ import logging
 import os
 import signal
 import socket
-import stat
 import sys
 import threading
 import time
@@ -27,6 +26,7 @@ from fedlearn.agent.masked_agent import MaskedAgent, seal
 from fedlearn.agent.socket import AgentServer, is_answering, other_user, same_user
 from fedlearn.agent.source import Source, model_dimension, start_model
 from fedlearn.config import RunConfig
+from fedlearn.crypto.key_files import read_secret
 from fedlearn.crypto.signatures import SigningKey
 from fedlearn.errors import ConfigError, FedlearnError, ProtocolError, RefusedError
 from fedlearn.holder_policy import HolderPolicy
@@ -203,14 +203,9 @@ def read_identity(policy: HolderPolicy) -> SigningKey:
         RefusedError: the roster has another key for this holder.
     """
     path = policy.key_path
-    try:
-        seed, mode = path.read_bytes(), path.stat().st_mode
-    except OSError as error:
-        raise ConfigError(f"{path}: the key cannot be read: {error.strerror}") from None
+    seed = read_secret(path)
     if len(seed) != 32:
         raise ConfigError(f"{path}: {len(seed)} bytes; expected the 32 of an Ed25519 key")
-    if mode & (stat.S_IRWXG | stat.S_IRWXO):
-        raise ConfigError(f"{path}: mode {mode & 0o777:04o} lets others read the key; run chmod 600 on it")
     key = SigningKey(seed)
     if policy.own_entry(policy.roster).key != key.public:
         raise RefusedError(

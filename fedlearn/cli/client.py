@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
 
-from fedlearn.cli import join, ledger
+from fedlearn.cli import holder, join, ledger
 from fedlearn.cli.options import Home
 from fedlearn.errors import ConfigError, RefusedError
 from fedlearn.home import home_folder
@@ -20,6 +20,8 @@ __all__ = ["app"]
 app = typer.Typer(help="A data holder: what it accepts, and from whom.", no_args_is_help=True, rich_markup_mode=None)
 roster = typer.Typer(help="Who takes part.", no_args_is_help=True, rich_markup_mode=None)
 policy = typer.Typer(help="What is accepted.", no_args_is_help=True, rich_markup_mode=None)
+for command in (holder.start, holder.stop, holder.status, holder.pause, holder.leave):
+    app.command(command.__name__)(command)
 app.add_typer(roster, name="roster")
 app.add_typer(policy, name="policy")
 app.add_typer(ledger.app, name="ledger")

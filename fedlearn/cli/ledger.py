@@ -14,7 +14,7 @@ from fedlearn.home import home_folder
 if TYPE_CHECKING:
     from fedlearn.ledger.statement import Account
 
-__all__ = ["app"]
+__all__ = ["app", "tell_account"]
 
 app = typer.Typer(help="What was released, and what it cost.", no_args_is_help=True, rich_markup_mode=None)
 
@@ -31,7 +31,7 @@ def show(ledger: LedgerFile = None, home: Home = None, as_json: AsJson = False) 
         typer.echo(json.dumps(statement.as_dict()))
         return
     for account in statement.accounts:
-        _tell(account)
+        tell_account(account)
     if not statement.accounts:
         typer.echo("no data set has a budget yet")
 
@@ -90,7 +90,8 @@ def _path(ledger: Path | None, home: Path | None) -> Path:
     return ledger or home_folder(home) / "client" / "ledger.db"
 
 
-def _tell(account: "Account") -> None:
+def tell_account(account: "Account") -> None:
+    """One data set in lines."""
     from fedlearn.privacy.guarantee import rounded_up
 
     budget = account.budget

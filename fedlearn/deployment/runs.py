@@ -22,7 +22,7 @@ CREATE TABLE IF NOT EXISTS run (
     id TEXT PRIMARY KEY,
     state TEXT NOT NULL,
     reason TEXT NOT NULL DEFAULT '',
-    number INTEGER,
+    number TEXT,
     to_stop INTEGER NOT NULL DEFAULT 0
 ) STRICT;
 """
@@ -73,7 +73,10 @@ class Runs:
             rows = self._database.execute(
                 "SELECT id, state, reason, number, to_stop FROM run ORDER BY rowid"
             ).fetchall()
-        return [BookedRun(run, state, reason, number, bool(to_stop)) for run, state, reason, number, to_stop in rows]
+        return [
+            BookedRun(run, state, reason, None if number is None else int(number), bool(to_stop))
+            for run, state, reason, number, to_stop in rows
+        ]
 
     def find(self, run: str) -> BookedRun:
         """One run.
@@ -94,7 +97,7 @@ class Runs:
     def submitted(self, run: str, number: int) -> None:
         """Note that Flower has it under this number."""
         with self._writing() as database:
-            database.execute("UPDATE run SET state = 'running', number = ? WHERE id = ?", (number, run))
+            database.execute("UPDATE run SET state = 'running', number = ? WHERE id = ?", (str(number), run))
 
     def end(self, run: str, state: str, reason: str = "") -> None:
         """Note how it ended."""

@@ -1,0 +1,146 @@
+"""`fedlearn client start | stop | status | pause | leave`: the running side of a data holder."""
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import click
+import typer
+
+from fedlearn.cli.ledger import tell_account
+from fedlearn.cli.options import AsJson, Home
+from fedlearn.errors import ConfigError
+from fedlearn.home import home_folder
+
+if TYPE_CHECKING:
+    from fedlearn.deployment.holder_status import HolderStatus
+    from fedlearn.deployment.starting import Start
+
+__all__ = ["leave", "pause", "start", "status", "stop"]
+
+
+def start(
+    same_user: Annotated[
+        bool, typer.Option("--same-user", help="Run agent and node as this user: their separation is then gone.")
+    ] = False,
+    only: Annotated[str | None, typer.Option(help="Only the agent, or only the node, as their own services.")] = None,
+    accept_policy: Annotated[str | None, typer.Option(help="The SHA-256 of the policy that is accepted.")] = None,
+    accept_roster: Annotated[str | None, typer.Option(help="The SHA-256 of the roster that is accepted.")] = None,
+    detach: Annotated[bool, typer.Option("--detach", help="In the background; client stop ends it.")] = False,
+    home: Home = None,
+) -> None:
+    """Show what this holder accepts and ask once; then run its agent and Flower's node, and look after both.
+
+    It stays in the foreground. Without an answer, or the two hashes, nothing runs.
+    """
+    from fedlearn.deployment import starting
+
+    begin = starting.Start(_folder(home), same_user, _part(only))
+    begin.check_users()
+    if only != "node":
+        _accept(begin, accept_policy, accept_roster)
+    if same_user:
+        _say("agent and node run as one user: whoever wrote the coordinator's code could read records and key")
+    if detach:
+        _say(f"started, process {starting.start_in_background(begin)}")
+    else:
+        starting.run(begin, _say)
+
+
+def stop(home: Home = None) -> None:
+    """Stop what fedlearn client start runs, and wait until it is gone."""
+    from fedlearn.deployment import starting
+
+    starting.stop(_folder(home))
+    _say("stopped")
+
+
+def status(home: Home = None, as_json: AsJson = False) -> None:
+    """Show what runs, and for each data set what was spent, by how many sessions, and what is left."""
+    from fedlearn.deployment.holder_status import read_status
+
+    found = read_status(_folder(home))
+    if as_json:
+        typer.echo(json.dumps(found.as_dict()))
+    else:
+        _tell(found)
+
+
+def pause(
+    end: Annotated[bool, typer.Option("--end", help="Go on taking part.")] = False,
+    home: Home = None,
+) -> None:
+    """Take part in no further attempt until --end; one that began goes on."""
+    from fedlearn.deployment import holder_status
+
+    holder_status.pause(_folder(home), end=end)
+    _say("goes on taking part" if end else "paused: no attempt begins; fedlearn client pause --end goes on")
+
+
+def leave(
+    yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
+    home: Home = None,
+) -> None:
+    """Leave the federation: the node's key and the roster are deleted. The ledger stays, for it counts for life."""
+    from fedlearn.deployment import holder_status
+
+    if not yes and not _agrees("leave, and delete the node's key and the roster?"):
+        raise ConfigError("nothing was changed")
+    holder_status.leave(_folder(home))
+    _say("left; tell the operator, who takes the name out: fedlearn server revoke NAME")
+
+
+def _accept(begin: "Start", policy_sha256: str | None, roster_sha256: str | None) -> None:
+    from fedlearn.deployment.roster_acceptance import accepted_roster
+    from fedlearn.deployment.starting import Acceptance
+    from fedlearn.holder_policy import HolderPolicy
+
+    acceptance = Acceptance.of(HolderPolicy.load(begin.policy_path))
+    known = accepted_roster(begin.policy_path)
+    _say(f"policy {begin.policy_path}")
+    _say(f"  SHA-256 {acceptance.policy_sha256}")
+    _say(f"roster of {len(known.roster.members)} members, {len(known.unconfirmed)} of them not confirmed by you")
+    _say(f"  SHA-256 {acceptance.roster_sha256}")
+    if acceptance.check_told(policy_sha256, roster_sha256) or acceptance.is_known(begin.folder):
+        acceptance.keep(begin.folder)
+        return
+    if not _agrees("accept both, and start?"):
+        raise ConfigError(
+            "not accepted, so nothing runs; or give --accept-policy and --accept-roster with these hashes"
+        )
+    acceptance.keep(begin.folder)
+
+
+def _agrees(question: str) -> bool:
+    """The answer; no where nobody is there to give one."""
+    try:
+        return typer.confirm(question, err=True)
+    except click.Abort:
+        return False
+
+
+def _part(only: str | None) -> Literal["agent", "node"] | None:
+    match only:
+        case None | "agent" | "node":
+            return only
+    raise ConfigError(f"--only {only}: expected agent or node")
+
+
+def _tell(found: "HolderStatus") -> None:
+    runs = f"runs, process {found.process}" if found.process else "does not run"
+    typer.echo(f"the client {runs}{'; paused' if found.paused else ''}")
+    for name, part in found.parts.items():
+        problem = f"; {part['problem']}" if part["problem"] else ""
+        typer.echo(f"  {name}: {'up' if part['alive'] else 'down'} for {part['seconds']} s{problem}")
+    if found.policy_problem:
+        typer.echo(f"  the policy does not hold: {found.policy_problem}")
+    for account in found.accounts:
+        tell_account(account)
+
+
+def _folder(home: Path | None) -> Path:
+    return home_folder(home) / "client"
+
+
+def _say(line: str) -> None:
+    typer.echo(line, err=True)

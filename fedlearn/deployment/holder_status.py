@@ -1,0 +1,97 @@
+"""What a holder wants to know of its home: what runs, what it accepts, what was spent and what is left."""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+from fedlearn.agent.deployed import PAUSED_FILE
+from fedlearn.deployment.starting import holder_process
+from fedlearn.deployment.supervisor import STATE_FILE
+from fedlearn.errors import ConfigError, FedlearnError
+from fedlearn.holder_policy import HolderPolicy
+from fedlearn.ledger.statement import Account, read_statement
+
+__all__ = ["HolderStatus", "leave", "pause", "read_status"]
+
+# What makes a home a member: without them it is in no federation. The ledger stays for as long as the records live.
+_MEMBERSHIP = ("node.key", "server.toml", "ca.crt", "roster.toml", "confirmed.toml", "accepted.toml", "node.toml")
+
+
+@dataclass(frozen=True, slots=True)
+class HolderStatus:
+    """`process` is that of `client start`, None where nothing runs; `problem` is what is wrong with a part."""
+
+    process: int | None
+    paused: bool
+    parts: dict[str, dict[str, object]]
+    policy_problem: str | None
+    accounts: tuple[Account, ...]
+
+    def as_dict(self) -> dict[str, object]:
+        """As JSON has it."""
+        return {
+            "running": self.process is not None,
+            "process": self.process,
+            "paused": self.paused,
+            "parts": self.parts,
+            "policy_problem": self.policy_problem,
+            "datasets": [account.as_dict() for account in self.accounts],
+        }
+
+
+def read_status(folder: Path) -> HolderStatus:
+    """The status of the home whose `client/` is `folder`; nothing is changed.
+
+    Raises:
+        ConfigError: there is no such folder.
+        RefusedError: the ledger was changed.
+    """
+    if not folder.is_dir():
+        raise ConfigError(f"{folder}: no such folder; join first: fedlearn client join CODE")
+    try:
+        HolderPolicy.load(folder / "client.toml")
+        problem = None
+    except FedlearnError as error:
+        problem = str(error)
+    ledger = folder / "ledger.db"
+    return HolderStatus(
+        process=holder_process(folder),
+        paused=(folder / PAUSED_FILE).exists(),
+        parts=_parts(folder),
+        policy_problem=problem,
+        accounts=tuple(read_statement(ledger).accounts) if ledger.exists() else (),
+    )
+
+
+def pause(folder: Path, *, end: bool) -> None:
+    """Let no further attempt begin, until `end`; what has begun goes on.
+
+    Raises:
+        ConfigError: there is no such folder.
+    """
+    if not folder.is_dir():
+        raise ConfigError(f"{folder}: no such folder; join first: fedlearn client join CODE")
+    if end:
+        (folder / PAUSED_FILE).unlink(missing_ok=True)
+    else:
+        (folder / PAUSED_FILE).touch(mode=0o600)
+
+
+def leave(folder: Path) -> None:
+    """Leave the federation: the node's key and the roster go; records, policy, ledger and identity stay.
+
+    Raises:
+        ConfigError: the client runs.
+    """
+    if (process := holder_process(folder)) is not None:
+        raise ConfigError(f"{folder}: process {process} runs; stop it first: fedlearn client stop")
+    for name in _MEMBERSHIP:
+        (folder / name).unlink(missing_ok=True)
+
+
+def _parts(folder: Path) -> dict[str, dict[str, object]]:
+    try:
+        parts = json.loads((folder / STATE_FILE).read_text(encoding="utf-8"))["parts"]
+    except (OSError, ValueError, KeyError):
+        return {}
+    return parts if isinstance(parts, dict) else {}

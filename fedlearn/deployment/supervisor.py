@@ -1,0 +1,205 @@
+"""What `fedlearn client start` runs: the agent, and below another user Flower's SuperNode with the coordinator's code.
+
+fedlearn client start
+  ├ fedlearn.agent.deployed       records, key, policy, ledger
+  └ fedlearn.flower.supernode     Flower's node; below it SuperExec and a process for each message
+
+That a process is alive is not health: both parts end where they do not work any more, and are started again, whatever
+their exit code. What is wrong is said in a sentence, once.
+"""
+
+import json
+import logging
+import os
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Final
+
+from fedlearn.deployment.clock import check_offset, offset_to
+from fedlearn.deployment.parts import Part
+from fedlearn.durable import write_whole
+from fedlearn.errors import ConfigError, FedlearnError, RefusedError, RunFailedError
+from fedlearn.flower.process_tree import adopt_orphans, end_descendants
+
+__all__ = ["STATE_FILE", "Supervisor", "why_node_ended"]
+
+STATE_FILE: Final = "state.json"
+
+_TICK_SECONDS: Final = 0.5
+_READY_SECONDS: Final = 120.0
+_CLOCK_SECONDS: Final = 3600.0
+
+_log = logging.getLogger(__name__)
+
+# What Flower says, and what it means; the first that fits.
+_REASONS: Final = (
+    (
+        "CERTIFICATE_VERIFY_FAILED",
+        "the coordinator's certificate is not of the authority that this home joined, or has expired",
+    ),
+    ("WRONG_VERSION_NUMBER", "the coordinator answers in plain text at this address; expected TLS"),
+    ("[code: 2004]", "the coordinator does not let this node in: it is registered no more, or was here a minute ago"),
+    ("[code: 2001]", "the coordinator does not know this node; ask its operator whether the roster is closed"),
+    ("401", "the coordinator turned a call away: this machine's clock is off, or the key was revoked"),
+    ("Address already in use", "the port of Flower's node is taken on this machine"),
+    ("Connection refused", "the coordinator does not answer"),
+)
+
+
+def why_node_ended(lines: Sequence[str], code: int | None) -> str:
+    """One sentence for the end of Flower's node, from what it said last."""
+    said = "\n".join(lines)
+    for sign, meaning in _REASONS:
+        if sign in said:
+            return meaning
+    own = [line.partition("should be: ")[2] for line in lines if line.startswith("fedlearn: SuperNode is not")]
+    return own[-1] if own else f"it ended with code {code}"
+
+
+class Supervisor:
+    """Looks after the parts of one home until it is told to stop. `tell` is given sentences for the holder.
+
+    Guarantees:
+        when `run` returns or raises, nothing that it started runs;
+        without an agent that answers, no node is started.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        agent: Part | None,
+        node: Part | None,
+        agent_answers: Callable[[], bool],
+        address: str,
+        tell: Callable[[str], None],
+    ) -> None:
+        self._folder, self._agent, self._node = folder, agent, node
+        self._agent_answers, self._address, self._tell = agent_answers, address, tell
+        self._next_start: dict[str, float] = {}
+        self._last_told = ""
+        self._problem: dict[str, str] = {}
+
+    def run(self, stop: threading.Event) -> None:
+        """Supervise until `stop` is set.
+
+        Raises:
+            ConfigError, RefusedError: the agent does not start, with its own sentence; or the clock is too far off.
+        """
+        adopt_orphans()
+        logging.raiseExceptions = False  # a full disk must not end up as a traceback
+        try:
+            self._check_clock(first=True)
+            if self._agent:
+                self._agent.start()
+            self._wait_for_agent(stop)
+            if self._node and not stop.is_set():
+                self._node.start()
+                self._tell("the node is started")
+            self._write_state()
+            self._supervise(stop)
+        finally:
+            self._end()
+
+    def _supervise(self, stop: threading.Event) -> None:
+        next_clock = time.monotonic() + _CLOCK_SECONDS
+        while not stop.wait(_TICK_SECONDS):
+            for part in filter(None, (self._agent, self._node)):
+                self._look_after(part)
+            self._write_state()
+            if time.monotonic() > next_clock:
+                next_clock = time.monotonic() + _CLOCK_SECONDS
+                self._check_clock(first=False)
+
+    def _wait_for_agent(self, stop: threading.Event) -> None:
+        deadline = time.monotonic() + _READY_SECONDS
+        while not self._agent_answers() and not stop.wait(0.1):
+            if self._agent and not self._agent.is_alive:
+                raise self._refused(self._agent)
+            if self._agent and time.monotonic() > deadline:
+                raise RunFailedError(f"the agent does not answer; what it said stands in {self._agent.log_file}")
+        if not stop.is_set():
+            self._tell("the agent answers")
+
+    def _refused(self, agent: Part) -> FedlearnError:
+        """Why the agent did not start, in its own words."""
+        time.sleep(0.2)  # its last line may still be on its way
+        assert agent.process is not None
+        errors = [line for line in map(_parsed, agent.lines) if line.get("level") == "error"]
+        kind = {2: ConfigError, 3: RefusedError}.get(agent.process.returncode)
+        if kind is None or not errors:
+            return RunFailedError(f"the agent does not start; what it said stands in {agent.log_file}")
+        return kind(str(errors[-1]["message"]))
+
+    def _look_after(self, part: Part) -> None:
+        if part.is_alive:
+            if part.lived > part.back_off.steady:
+                self._problem.pop(part.name, None)
+            return
+        now = time.monotonic()
+        if part.name not in self._next_start:
+            self._next_start[part.name] = part.back_off.next_start(part.lived)
+            self._note_end(part)
+        if now >= self._next_start[part.name]:
+            del self._next_start[part.name]
+            part.start()
+
+    def _note_end(self, part: Part) -> None:
+        assert part.process is not None
+        code = part.process.returncode
+        why = why_node_ended(part.lines, code) if part is self._node else f"it ended with code {code}"
+        self._problem[part.name] = why
+        _log.warning("the %s has ended (code %s): %s; it is started again", part.name, code, why)
+        # A lease that must lapse first is no failure: a minute of it is nothing to tell.
+        sentence = f"the {part.name}: {why}; it is tried again"
+        if (part is not self._node or part.back_off.is_failure or part.lived > 5) and sentence != self._last_told:
+            self._last_told = sentence
+            self._tell(sentence)
+
+    def _check_clock(self, *, first: bool) -> None:
+        if not self._node:
+            return
+        offset = offset_to(self._address, self._folder / "ca.crt")
+        if offset is None:
+            return
+        try:
+            warning = check_offset(offset)
+        except ConfigError as error:
+            if first:
+                raise
+            warning = str(error)
+        if warning:
+            self._tell(warning)
+
+    def _write_state(self) -> None:
+        state = {
+            "process": os.getpid(),
+            "parts": {
+                part.name: {
+                    "alive": part.is_alive,
+                    "seconds": round(part.lived),
+                    "problem": self._problem.get(part.name),
+                }
+                for part in filter(None, (self._agent, self._node))
+            },
+        }
+        try:
+            write_whole(self._folder / STATE_FILE, json.dumps(state).encode(), mode=0o600)
+        except OSError as error:
+            _log.warning("%s cannot be written: %s", STATE_FILE, error.strerror)
+
+    def _end(self) -> None:
+        for part in filter(None, (self._node, self._agent)):
+            part.end()
+        end_descendants()
+        (self._folder / STATE_FILE).unlink(missing_ok=True)
+
+
+def _parsed(line: str) -> Mapping[str, object]:
+    try:
+        value = json.loads(line)
+    except ValueError:
+        return {}
+    return value if isinstance(value, dict) else {}

@@ -1,0 +1,155 @@
+"""Flower's SuperNode in a process that works or ends, so that whoever started it can start it again.
+
+python -m fedlearn.flower.supernode OPTIONS OF FLOWER-SUPERNODE
+
+By itself SuperNode stays alive when its main loop, its heartbeat or its SuperExec has ended, offline for ever, and a
+message process that hangs blocks it for every later run. Here each of these ends the process. It polls twelve times as
+often as by itself. It also ends, and all that it started, when its standard input closes.
+"""
+
+import os
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+from typing import Any, Final
+
+from fedlearn.flower.process_tree import adopt_orphans, descendants, end_descendants
+
+__all__ = ["BROKEN", "main"]
+
+# Exit code: something that Flower goes on without has ended.
+BROKEN: Final = 70
+
+_POLL_SECONDS: Final = 0.25
+_WATCH_SECONDS: Final = 1.0
+_END_SECONDS: Final = 8.0
+_GRACE_SECONDS: Final = 30.0  # beyond a message's own time, which its handler keeps to
+_EXECUTOR: Final = b"flower-superexec"
+_MESSAGE_PROCESS: Final = b"flwr-clientapp"
+
+
+class _Hasty:
+    """The module `time` as SuperNode's main loop sees it: its pauses are short, so that a message is found soon."""
+
+    @staticmethod
+    def sleep(seconds: float) -> None:
+        time.sleep(min(seconds, _POLL_SECONDS))
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(time, name)
+
+
+class Watch:
+    """Sees what SuperNode does not: `problem` says in words what ended, or hangs."""
+
+    def __init__(self, command_lines: Callable[[], list[bytes]], clock: Callable[[], float] = time.monotonic) -> None:
+        self._command_lines, self._clock = command_lines, clock
+        self._had_executor = False
+        self._message_over = float("inf")
+
+    def received(self, seconds: float) -> None:
+        """A message came that may take so long; SuperNode takes one at a time."""
+        self._message_over = self._clock() + seconds + _GRACE_SECONDS
+
+    def problem(self) -> str | None:
+        """What is wrong now."""
+        lines = self._command_lines()
+        executor = any(_EXECUTOR in line for line in lines)
+        if self._had_executor and not executor:
+            return "its SuperExec has ended"
+        self._had_executor = executor
+        if self._clock() > self._message_over and any(_MESSAGE_PROCESS in line for line in lines):
+            return "a message's process hangs"
+        return None
+
+
+def main() -> None:
+    """Run Flower's SuperNode; never returns."""
+    from flwr.supernode import start_client_internal
+    from flwr.supernode.cli.flower_supernode import flower_supernode
+
+    adopt_orphans()
+    threading.Thread(target=_end_with_input, daemon=True).start()
+    threading.excepthook = lambda told: _break(f"a thread has ended with {told.exc_type.__name__}")
+    watch = Watch(_below)
+    _shorten_pauses(start_client_internal)
+    _tell_messages(start_client_internal, watch.received)
+    threading.Thread(target=_look_after, args=(watch,), daemon=True).start()
+    try:
+        flower_supernode()
+    except SystemExit as ended:
+        _end(ended.code if isinstance(ended.code, int) else 1)
+    except BaseException as error:
+        _tell(f"it has ended with {type(error).__name__}")
+    else:
+        _tell("its main loop has ended")
+    _end(BROKEN)
+
+
+def _shorten_pauses(module: Any) -> None:
+    module.time = _Hasty()
+
+
+def _tell_messages(module: Any, received: Callable[[float], None]) -> None:
+    original = module._pull_and_store_message
+
+    def pull_and_tell(*, receive: Callable[[], Any], **others: Any) -> Any:
+        def receive_and_tell() -> Any:
+            came = receive()
+            if came is not None:
+                received(came[0].metadata.ttl)
+            return came
+
+        return original(receive=receive_and_tell, **others)
+
+    module._pull_and_store_message = pull_and_tell
+
+
+def _look_after(watch: Watch) -> None:
+    while True:
+        time.sleep(_WATCH_SECONDS)
+        problem = watch.problem()
+        if problem:
+            _break(problem)
+
+
+def _below() -> list[bytes]:
+    lines = []
+    for process in descendants(os.getpid()):
+        with suppress(OSError):
+            lines.append(Path(f"/proc/{process}/cmdline").read_bytes())
+    return lines
+
+
+def _end_with_input() -> None:
+    while os.read(0, 1):
+        pass
+    end_descendants()
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def _break(problem: str) -> None:
+    """End, from another thread than the main one: in order, so that the coordinator lets the node back in at once."""
+    _tell(problem)
+    os.kill(os.getpid(), signal.SIGTERM)
+    time.sleep(_END_SECONDS)
+    _end(BROKEN)
+
+
+def _tell(problem: str) -> None:
+    sys.stderr.write(f"fedlearn: SuperNode is not what it should be: {problem}\n")
+    sys.stderr.flush()
+
+
+def _end(code: int) -> None:
+    """End at once: SuperNode's own threads would keep the process."""
+    end_descendants()
+    os._exit(code)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,111 @@
+"""What a holder accepts before anything runs, and what it sees and says afterwards."""
+
+import hashlib
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from fedlearn.cli import app
+from fedlearn.deployment.holder_status import leave, pause, read_status
+from fedlearn.deployment.starting import Acceptance, Start, holder_process
+from fedlearn.errors import ConfigError, RefusedError
+from fedlearn.holder_policy import HolderPolicy
+from tests.holder_files import small_roster, write_policy
+
+
+@pytest.fixture
+def folder(tmp_path):
+    return write_policy(tmp_path / "client").parent
+
+
+def test_acceptance_is_of_both_files_byte_for_byte(folder):
+    policy = HolderPolicy.load(folder / "client.toml")
+    acceptance = Acceptance.of(policy)
+    assert acceptance.policy_sha256 == hashlib.sha256((folder / "client.toml").read_bytes()).hexdigest()
+    assert acceptance.roster_sha256 == small_roster().sha256.hex()
+    assert not acceptance.is_known(folder)
+    acceptance.keep(folder)
+    assert acceptance.is_known(folder)
+    (folder / "client.toml").write_bytes((folder / "client.toml").read_bytes() + b"\n")
+    assert not Acceptance.of(HolderPolicy.load(folder / "client.toml")).is_known(folder)
+
+
+def test_told_hashes_count_only_if_both_are_told_and_fit(folder):
+    acceptance = Acceptance.of(HolderPolicy.load(folder / "client.toml"))
+    assert not acceptance.check_told(None, None)
+    assert acceptance.check_told(acceptance.policy_sha256.upper(), acceptance.roster_sha256)
+    with pytest.raises(ConfigError, match="go together"):
+        acceptance.check_told(acceptance.policy_sha256, None)
+    for told in (("0" * 64, acceptance.roster_sha256), (acceptance.policy_sha256, "0" * 64)):
+        with pytest.raises(RefusedError, match="nothing runs"):
+            acceptance.check_told(*told)
+
+
+def test_without_an_answer_nothing_runs(folder):
+    command = [sys.executable, "-m", "fedlearn.cli", "client", "start", "--same-user", "--home", str(folder.parent)]
+    ended = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=60)
+    assert ended.returncode == 2
+    assert "not accepted, so nothing runs" in ended.stderr
+    assert "Traceback" not in ended.stderr
+    assert sorted(path.name for path in folder.iterdir()) == ["client.toml", "identity.key", "roster.toml"]
+
+
+def test_one_user_for_both_parts_has_to_be_said(folder, monkeypatch):
+    monkeypatch.setattr(os, "geteuid", lambda: 1000)
+    with pytest.raises(ConfigError, match="--same-user"):
+        Start(folder, same_user=False).check_users()
+    Start(folder, same_user=True).check_users()
+    Start(folder, same_user=False, only="agent").check_users()
+
+
+def test_root_without_the_two_users_is_one_sentence(folder, monkeypatch):
+    monkeypatch.setattr(os, "geteuid", lambda: 0)
+    monkeypatch.setattr("fedlearn.deployment.starting.AGENT_USER", "no-such-user")
+    with pytest.raises(ConfigError, match="client join --system"):
+        Start(folder, same_user=False).check_users()
+
+
+@pytest.mark.parametrize(
+    ("command", "sentence"),
+    [
+        (("start", "--same-user", "--only", "both"), "expected agent or node"),
+        (("stop",), "not started"),
+        (("start", "--same-user", "--accept-policy", "0" * 64), "go together"),
+    ],
+)
+def test_a_mistake_is_a_sentence(folder, command, sentence):
+    result = CliRunner().invoke(app, ["client", *command, "--home", str(folder.parent)])
+    assert isinstance(result.exception, ConfigError)
+    assert sentence in str(result.exception)
+
+
+def test_status_pause_and_leave_of_a_home_that_does_not_run(folder, tmp_path):
+    found = read_status(folder)
+    assert found.process is None
+    assert found.policy_problem is None
+    assert found.as_dict()["running"] is False
+    pause(folder, end=False)
+    assert read_status(folder).paused
+    pause(folder, end=True)
+    assert not read_status(folder).paused
+    (folder / "node.key").write_bytes(b"key")
+    (folder / "ledger.db").touch()
+    leave(folder)
+    assert {path.name for path in folder.iterdir()} == {"client.toml", "identity.key", "ledger.db"}
+    assert "roster" in str(read_status(_without_ledger(folder)).policy_problem)
+
+
+def _without_ledger(folder: Path) -> Path:
+    (folder / "ledger.db").unlink()
+    return folder
+
+
+def test_a_home_that_is_not_there_is_a_sentence(tmp_path):
+    for look in (read_status, lambda place: pause(place, end=False)):
+        with pytest.raises(ConfigError, match="join first"):
+            look(tmp_path / "client")
+    assert holder_process(tmp_path / "client") is None
