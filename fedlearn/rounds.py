@@ -20,6 +20,7 @@ from fedlearn.config import RunConfig
 from fedlearn.crypto.keystream import stream_entropy
 from fedlearn.data.dataset import Dataset
 from fedlearn.errors import RunFailedError
+from fedlearn.layout import Layout, write_model
 from fedlearn.privacy.calibration import Plan
 from fedlearn.privacy.clipping import Vector
 from fedlearn.privacy.mechanisms import MECHANISMS
@@ -29,7 +30,6 @@ from fedlearn.promise import Promise
 from fedlearn.roster import Roster
 from fedlearn.secagg.transcript import Position
 from fedlearn.terms import terms_of
-from fedlearn.vector import Layout, write_model
 
 __all__ = [
     "Ask",

@@ -3,10 +3,10 @@
 import hashlib
 
 from fedlearn.config import RunConfig
+from fedlearn.layout import Layout
 from fedlearn.privacy.calibration import Plan
 from fedlearn.privacy.mechanisms import MECHANISMS
 from fedlearn.secagg.transcript import Terms
-from fedlearn.vector import Layout
 
 __all__ = ["terms_of"]
 

@@ -10,7 +10,8 @@ from fedlearn.agent.frames import Frame
 from fedlearn.agent.simulated import AgentPool, load_simulated_data
 from fedlearn.config import RunConfig
 from fedlearn.crypto.keystream import Entropy
-from fedlearn.vector import layout_of, read_parameters, write_model
+from fedlearn.layout import write_model
+from fedlearn.vector import layout_of, read_parameters
 
 SESSION = "0123456789abcdef" * 2
 

@@ -13,6 +13,7 @@ from fedlearn.agent.masked_agent import MaskedAgent
 from fedlearn.agent.simulated import load_simulated_data
 from fedlearn.errors import RefusedError
 from fedlearn.holder_policy import HolderPolicy
+from fedlearn.layout import write_model
 from fedlearn.ledger import Ledger
 from fedlearn.policy import Policy
 from fedlearn.positions import Positions
@@ -21,7 +22,7 @@ from fedlearn.secagg.aggregator import Aggregator
 from fedlearn.secagg.stages import Member
 from fedlearn.secagg.transcript import Context, Position
 from fedlearn.terms import terms_of
-from fedlearn.vector import layout_of, read_parameters, write_model
+from fedlearn.vector import layout_of, read_parameters
 
 SESSION = "ab" * 16
 

@@ -7,7 +7,8 @@ from hypothesis import strategies as st
 from torch import nn
 
 from fedlearn.errors import ProtocolError
-from fedlearn.vector import Layout, layout_of, read_model, read_parameters, write_model, write_parameters
+from fedlearn.layout import Layout, read_model, write_model
+from fedlearn.vector import layout_of, read_parameters, write_parameters
 
 
 def named_out_of_order() -> nn.Module:

@@ -8,11 +8,12 @@ from fedlearn.agent.local_work import work_for
 from fedlearn.config import RunConfig
 from fedlearn.contribution import LocalWork, StackedWork
 from fedlearn.crypto.keystream import Entropy
+from fedlearn.layout import Layout
 from fedlearn.privacy.calibration import Plan, plan
 from fedlearn.privacy.discrete_gaussian import discrete_gaussian
 from fedlearn.privacy.mechanisms import MECHANISMS, Mechanism
 from fedlearn.training.local import StepNoise
-from fedlearn.vector import Layout, layout_of
+from fedlearn.vector import layout_of
 
 __all__ = ["Agreement", "agree", "plan_for"]
 

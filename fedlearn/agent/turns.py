@@ -11,10 +11,10 @@ from fedlearn.crypto.keystream import Entropy
 from fedlearn.data.dataset import Dataset
 from fedlearn.data.fingerprint import fingerprint_of
 from fedlearn.errors import FedlearnError, ProtocolError, RefusedError
+from fedlearn.layout import read_model
 from fedlearn.ledger import Ledger, Reservation
 from fedlearn.privacy.clipping import Vector
 from fedlearn.privacy.quantization import Lanes
-from fedlearn.vector import read_model
 
 __all__ = ["Turn", "answer_all"]
 

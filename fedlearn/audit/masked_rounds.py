@@ -12,6 +12,7 @@ from fedlearn.config import RunConfig
 from fedlearn.crypto.keystream import stream_entropy
 from fedlearn.crypto.signatures import SigningKey
 from fedlearn.errors import FedlearnError
+from fedlearn.layout import write_model
 from fedlearn.privacy.quantization import Lanes
 from fedlearn.roster import Roster, RosterEntry
 from fedlearn.secagg.messages import Stage
@@ -19,7 +20,6 @@ from fedlearn.secagg.participant import Participant
 from fedlearn.secagg.stages import Member
 from fedlearn.secagg.transcript import Position
 from fedlearn.terms import terms_of
-from fedlearn.vector import write_model
 
 __all__ = ["MaskedRounds"]
 

@@ -12,9 +12,9 @@ from numpy.typing import NDArray
 
 from fedlearn.errors import ConfigError
 from fedlearn.flower.in_process_grid import make_message
+from fedlearn.layout import Layout
 from fedlearn.privacy.clipping import Vector
 from fedlearn.quiet import quiet
-from fedlearn.vector import Layout
 from fedlearn.wording import nearest
 
 __all__ = ["STRATEGIES", "StrategyOptimizer", "check_options"]

@@ -1,9 +1,7 @@
 """One derivation for all parties: from the public keys of a run to noise, divisors, guarantee, or a refusal."""
 
-import math
 from collections.abc import Callable
 from dataclasses import replace
-from decimal import Decimal
 from fractions import Fraction
 from functools import cache
 
@@ -13,8 +11,6 @@ from fedlearn.privacy.accounting import (
     best_orders_around,
     delta_for_rdp,
     epsilon_of,
-    estimate_epsilon,
-    eta_of,
 )
 from fedlearn.privacy.discrete_gaussian import LARGEST_NOISE_STD
 from fedlearn.privacy.guarantee import Guarantee
@@ -31,12 +27,21 @@ from fedlearn.privacy.refusals import (
     threshold_of,
     warnings_of,
 )
+from fedlearn.privacy.release import (
+    clip_bound_of,
+    most_releases,
+    probability_of,
+    recounted,
+    releases_of,
+    sensitivity_of,
+    shares_of,
+    stated_guarantees,
+)
 
 __all__ = ["Plan", "epsilon_after", "guarantees_after", "plan"]
 
 SMALLEST_NOISE_STD = 64
 
-_ACCOUNTANT = "RDP (dp-accounting's RdpAccountant, default orders)"
 _LANE_BYTES = 4
 # Cheap orders that find the neighborhood of the least multiplier before all orders are asked.
 _SCOUTING_ORDERS = (1.8, 2.0, 3.0, 4.0, 5.0, 6.0, 8.0, 10.0, 12.0, 16.0, 20.0, 25.0, 32.0, 45.0, 63.0, 128.0)
@@ -113,8 +118,12 @@ def guarantees_after(plan: Plan, releases: int) -> tuple[Guarantee, ...]:
     """The guarantees of a run that booked `releases` releases, aborted ones included: `plan.guarantees` recomputed."""
     if plan.guarantee is None or plan.event is None or plan.ledger_event is None:
         return ()
-    first = _recounted(plan, plan.guarantee, plan.event, releases)
-    return (first, *(_recounted(plan, further, plan.ledger_event, releases) for further in plan.further_guarantees))
+    assert plan.target_epsilon is not None
+    stated = [(plan.guarantee, plan.event), *((further, plan.ledger_event) for further in plan.further_guarantees)]
+    return tuple(
+        recounted(guarantee, event, plan.lone_event, releases=releases, ceiling=plan.target_epsilon)
+        for guarantee, event in stated
+    )
 
 
 @cache
@@ -127,48 +136,6 @@ def _plan(request: Request) -> Plan:
     return replace(planned, warnings=warnings_of(planned, request, mechanism))
 
 
-def _shares(request: Request, mechanism: Mechanism) -> int:
-    """How many shares of noise a sum is sure to hold: h, or 1 where one party adds all."""
-    return request.min_survivors - (request.max_colluders or 0) if mechanism.shares_noise else 1
-
-
-def _sensitivity(request: Request, mechanism: Mechanism, scale_bits: int) -> int:
-    norm = None if request.max_grad_norm is None else Fraction(repr(request.max_grad_norm))
-    return mechanism.sensitivity(
-        clip_bound=_clip_bound(request, scale_bits),
-        scale=2**scale_bits,
-        max_grad_norm=norm,
-        dimension=request.dimension,
-    )
-
-
-def _clip_bound(request: Request, scale_bits: int) -> int:
-    return math.floor((1 << scale_bits) * Fraction(repr(request.clipping_norm)))
-
-
-def _probability(request: Request, mechanism: Mechanism) -> Fraction:
-    """The amplification that the first guarantee books: of record coins, or of a Poisson cohort."""
-    if request.cohorts == "poisson":
-        return Fraction(request.planned_cohort, request.population_size)
-    return (request.sampling_probability or Fraction(1)) if mechanism.samples_records else Fraction(1)
-
-
-def _releases(request: Request) -> int:
-    """A: what one client can take part in."""
-    return min(request.attempts, request.max_participations or request.attempts)
-
-
-def _event(
-    request: Request, mechanism: Mechanism, *, noise_std: int, shares: int, probability: Fraction, multiplier: int
-) -> Event:
-    return Event(
-        count=mechanism.sums_in_release(request.local_steps),
-        eta=eta_of(probability, dimension=request.dimension, noise_variance=shares * noise_std**2),
-        noise_multiplier_millionths=multiplier,
-        sampling_probability=probability,
-    )
-
-
 def _least_thousandths(request: Request, mechanism: Mechanism) -> int:
     """The least noise multiplier in thousandths that keeps A releases within the target; 0 without privacy."""
     if not mechanism.private:
@@ -176,20 +143,13 @@ def _least_thousandths(request: Request, mechanism: Mechanism) -> int:
     delta, target = request.delta, request.target_epsilon
     assert delta is not None
     assert target is not None
-    shares, sensitivity = _shares(request, mechanism), _sensitivity(request, mechanism, request.scale_bits)
-    probability = _probability(request, mechanism)
+    shares, sensitivity = shares_of(request), sensitivity_of(request, request.scale_bits)
+    probability = probability_of(request)
 
     def events(thousandths: int) -> list[tuple[Event, int]]:
         noise_std = least_noise_std(thousandths, shares=shares, sensitivity=sensitivity)
-        event = _event(
-            request,
-            mechanism,
-            noise_std=noise_std,
-            shares=shares,
-            probability=probability,
-            multiplier=1000 * thousandths,
-        )
-        return [(event, _releases(request))]
+        booked = releases_of(request, noise_std).event
+        return [(replace(booked, noise_multiplier_millionths=1000 * thousandths), most_releases(request))]
 
     def passes_at(orders: tuple[float, ...] | None) -> Callable[[int], bool]:
         return lambda k: epsilon_of(events(k), delta=delta, epsilon_ceiling=target, orders=orders) <= target
@@ -206,8 +166,8 @@ def _noise(request: Request, mechanism: Mechanism, thousandths: int, *, scale_bi
     """The standard deviation that whoever adds the noise draws, in grid units; 0 without privacy."""
     if not mechanism.private:
         return 0
-    sensitivity = _sensitivity(request, mechanism, scale_bits)
-    return least_noise_std(thousandths, shares=_shares(request, mechanism), sensitivity=sensitivity)
+    sensitivity = sensitivity_of(request, scale_bits)
+    return least_noise_std(thousandths, shares=shares_of(request), sensitivity=sensitivity)
 
 
 def _largest_scale_bits(request: Request, mechanism: Mechanism, thousandths: int) -> int | None:
@@ -231,7 +191,7 @@ def _without_guarantees(request: Request, mechanism: Mechanism, thousandths: int
     largest = _largest_scale_bits(request, mechanism, thousandths)
     _check_noise(request, mechanism, noise, largest)
     assert largest is not None
-    shares, sensitivity = _shares(request, mechanism), _sensitivity(request, mechanism, request.scale_bits)
+    shares, sensitivity = shares_of(request), sensitivity_of(request, request.scale_bits)
     multiplier = z_booked_millionths(noise, shares=shares, sensitivity=sensitivity) if mechanism.private else 0
     probability = request.sampling_probability or Fraction(1)
     planned = Plan(
@@ -240,7 +200,7 @@ def _without_guarantees(request: Request, mechanism: Mechanism, thousandths: int
         scale_bits=request.scale_bits,
         largest_scale_bits=largest,
         clipping_norm=request.clipping_norm,
-        clip_bound=_clip_bound(request, request.scale_bits),
+        clip_bound=clip_bound_of(request, request.scale_bits),
         sensitivity=sensitivity,
         noise_multiplier_millionths=multiplier,
         noise_std=noise if mechanism.shares_noise else 0,
@@ -256,7 +216,7 @@ def _without_guarantees(request: Request, mechanism: Mechanism, thousandths: int
             sampling_probability=probability,
             planned_records=request.planned_records,
         ),
-        releases=_releases(request),
+        releases=most_releases(request),
         attempts=request.attempts,
         planned_cohort=request.planned_cohort,
         cohort_probability=Fraction(request.planned_cohort, request.population_size),
@@ -276,7 +236,7 @@ def _without_guarantees(request: Request, mechanism: Mechanism, thousandths: int
         bytes_per_round=_LANE_BYTES * request.dimension,
         warnings=(),
     )
-    return _with_events(planned, request, mechanism, noise) if mechanism.private else planned
+    return _with_events(planned, request, noise) if mechanism.private else planned
 
 
 def _check_noise(request: Request, mechanism: Mechanism, noise: int, largest: int | None) -> None:
@@ -302,18 +262,13 @@ def _check_noise(request: Request, mechanism: Mechanism, noise: int, largest: in
     )
 
 
-def _with_events(planned: Plan, request: Request, mechanism: Mechanism, noise: int) -> Plan:
-    shares, probability = planned.honest_survivors, _probability(request, mechanism)
-    multiplier = planned.noise_multiplier_millionths
-    event = _event(request, mechanism, noise_std=noise, shares=shares, probability=probability, multiplier=multiplier)
-    lone_multiplier = z_booked_millionths(noise, shares=1, sensitivity=planned.sensitivity)
-    lone = _event(request, mechanism, noise_std=noise, shares=1, probability=probability, multiplier=lone_multiplier)
-    ledger = (
-        event if request.cohorts == "rotation" else replace(event, eta=Decimal(0), sampling_probability=Fraction(1))
-    )
+def _with_events(planned: Plan, request: Request, noise: int) -> Plan:
+    of_release = releases_of(request, noise)
     assert request.delta is not None
     assert request.target_epsilon is not None
-    left = delta_for_rdp([(event, planned.releases)], delta=request.delta, epsilon_ceiling=request.target_epsilon)
+    left = delta_for_rdp(
+        [(of_release.event, planned.releases)], delta=request.delta, epsilon_ceiling=request.target_epsilon
+    )
     refuse_if(
         left < 0.9 * request.delta,
         f"secure_aggregation.scale_bits is {request.scale_bits}; its rounding costs more than a tenth of delta "
@@ -321,37 +276,19 @@ def _with_events(planned: Plan, request: Request, mechanism: Mechanism, noise: i
     )
     return replace(
         planned,
-        event=event,
-        ledger_event=ledger,
-        lone_event=lone if mechanism.shares_noise else None,
+        event=of_release.event,
+        ledger_event=of_release.ledger_event,
+        lone_event=of_release.lone_event,
         ledger_order=best_order(
-            [(ledger, planned.releases)], delta=request.delta, epsilon_ceiling=request.target_epsilon
+            [(of_release.ledger_event, planned.releases)], delta=request.delta, epsilon_ceiling=request.target_epsilon
         ),
     )
 
 
 def _with_guarantees(planned: Plan, request: Request, mechanism: Mechanism) -> Plan:
     """The plan with what it guarantees after A releases."""
-    assert planned.event is not None
-    assert request.delta is not None
-    assert mechanism.privacy_unit is not None
-    assert mechanism.neighboring_relation is not None
-    by_participation = Guarantee(
-        epsilon=math.inf,
-        delta=request.delta,
-        privacy_unit=mechanism.privacy_unit,
-        neighboring_relation=mechanism.neighboring_relation,
-        holds_against=mechanism.holds_against(max_colluders=request.max_colluders, masking=request.masking),
-        mechanism=mechanism.description,
-        accountant=_ACCOUNTANT,
-        assumptions=mechanism.assumptions(masking=request.masking),
-        epsilon_estimate=None,
-        epsilon_if_masking_fails=None,
-    )
-    stated = [by_participation]
-    if request.cohorts == "poisson":
-        stated.insert(0, _amplified(by_participation))
-    named = replace(planned, guarantee=stated[0], further_guarantees=tuple(stated[1:]))
+    stated = stated_guarantees(request, masked=request.masking)
+    named = replace(planned, guarantee=stated[0], further_guarantees=stated[1:])
     counted = guarantees_after(named, planned.releases)
     assert counted[0].epsilon <= (request.target_epsilon or 0)
     return replace(
@@ -360,32 +297,6 @@ def _with_guarantees(planned: Plan, request: Request, mechanism: Mechanism) -> P
         further_guarantees=counted[1:],
         epsilon_replace_one=_epsilon_replace_one(named),
         noise_to_signal=noise_to_signal(named, request, mechanism),
-    )
-
-
-def _amplified(guarantee: Guarantee) -> Guarantee:
-    """What a Poisson cohort adds: it holds only against those to whom the coins are secret (privacy.md 1.6)."""
-    return replace(
-        guarantee,
-        holds_against=("those who see only the models",),
-        mechanism=guarantee.mechanism + ", Poisson cohorts",
-        assumptions=("who was chosen, and how many, stays with the server", *guarantee.assumptions),
-    )
-
-
-def _recounted(plan: Plan, guarantee: Guarantee, event: Event, releases: int) -> Guarantee:
-    ceiling = plan.target_epsilon
-    assert ceiling is not None
-    lone = plan.lone_event
-    return replace(
-        guarantee,
-        epsilon=epsilon_of([(event, releases)], delta=guarantee.delta, epsilon_ceiling=ceiling),
-        epsilon_estimate=estimate_epsilon(
-            [(event, releases)], delta=guarantee.delta, relation=guarantee.neighboring_relation
-        ),
-        epsilon_if_masking_fails=epsilon_of([(lone, releases)], delta=guarantee.delta, epsilon_ceiling=ceiling)
-        if lone
-        else None,
     )
 
 

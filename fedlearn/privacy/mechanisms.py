@@ -11,6 +11,15 @@ from typing import ClassVar, Literal
 import numpy as np
 
 from fedlearn.crypto.keystream import Entropy
+from fedlearn.privacy.assumptions import (
+    COMPUTATIONAL,
+    HONEST_SHARES,
+    KERNELS,
+    ONE_SITE,
+    SYSTEM_ENTROPY,
+    TRUSTED_SERVER,
+    UNMASKED,
+)
 from fedlearn.privacy.clipping import Vector, clip_by_l2_norm
 from fedlearn.privacy.discrete_gaussian import discrete_gaussian
 from fedlearn.privacy.guarantee import NEIGHBORING_RELATIONS, PrivacyUnit
@@ -30,10 +39,6 @@ _SUMMED = frozenset({"secure_aggregation.max_colluders"})
 _LOCAL_SGD = frozenset({"training.local_steps", "training.batch_size"})
 
 _MODELS_ONLY = "those who see only the models"
-_ONE_SITE = "one person's records are at one client only"
-_KERNELS = "float32 kernels move a record's clipped gradient by less than 2^-10 of its bound when the batch changes"
-_COMPUTATIONAL = "against the server: masks, signatures and the AES stream are unbroken"
-_SYSTEM_ENTROPY = "the operating system's randomness is unpredictable"
 
 
 class Mechanism:
@@ -195,7 +200,7 @@ class RecordDistributed(_RecordMode):
         return _against_shares(max_colluders, masking)
 
     def assumptions(self, *, masking: bool) -> tuple[str, ...]:
-        return (_ONE_SITE, _KERNELS, *_assumed_of_shares(masking))
+        return (ONE_SITE.text, KERNELS.text, *_assumed_of_shares(masking))
 
 
 class RecordLocal(_RecordMode):
@@ -230,7 +235,7 @@ class RecordLocal(_RecordMode):
 
     def assumptions(self, *, masking: bool) -> tuple[str, ...]:
         del masking
-        return (_ONE_SITE, _KERNELS, _SYSTEM_ENTROPY)
+        return (ONE_SITE.text, KERNELS.text, SYSTEM_ENTROPY.text)
 
 
 class ClientDistributed(Mechanism):
@@ -264,10 +269,7 @@ class ClientCentral(Mechanism):
 
     def assumptions(self, *, masking: bool) -> tuple[str, ...]:
         del masking
-        return (
-            "the server, which sees the exact sum, adds the noise that it promised and shows nothing else",
-            _SYSTEM_ENTROPY,
-        )
+        return (TRUSTED_SERVER.text, SYSTEM_ENTROPY.text)
 
 
 class NoPrivacy(Mechanism):
@@ -306,7 +308,4 @@ def _against_shares(max_colluders: int | None, masking: bool) -> tuple[str, ...]
 
 
 def _assumed_of_shares(masking: bool) -> tuple[str, ...]:
-    honest = "all participants but the counted colluders add their share of the noise"
-    if masking:
-        return (honest, _COMPUTATIONAL, _SYSTEM_ENTROPY)
-    return (honest, "masking is off: the server sees each client's vector with one share of the noise", _SYSTEM_ENTROPY)
+    return (HONEST_SHARES.text, (COMPUTATIONAL if masking else UNMASKED).text, SYSTEM_ENTROPY.text)

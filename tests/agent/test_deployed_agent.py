@@ -30,10 +30,11 @@ from fedlearn.config import RunConfig
 from fedlearn.data import load_dataset
 from fedlearn.data.dataset import DataOptions
 from fedlearn.errors import ConfigError, ProtocolError, RefusedError
+from fedlearn.layout import write_model
 from fedlearn.secagg.messages import IDENTIFY, Envelope
 from fedlearn.secagg.transcript import Position
 from fedlearn.terms import terms_of
-from fedlearn.vector import layout_of, read_parameters, write_model
+from fedlearn.vector import layout_of, read_parameters
 from tests.holder_files import FOUR, client_id, entry, key, small_roster, write_policy
 
 SESSION = "0123456789abcdef" * 2

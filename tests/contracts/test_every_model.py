@@ -9,13 +9,14 @@ from torch import nn
 
 from fedlearn.crypto.keystream import stream_entropy
 from fedlearn.data.dataset import Dataset
+from fedlearn.layout import read_model, write_model
 from fedlearn.models import MODELS, build_model, model_features
 from fedlearn.privacy.discrete_gaussian import discrete_gaussian
 from fedlearn.training.evaluate import evaluate
 from fedlearn.training.local import record_sum, train_privately, train_update
 from fedlearn.training.model_check import check_private_model
 from fedlearn.training.stacked.check import checked_trainer
-from fedlearn.vector import layout_of, read_model, read_parameters, write_model, write_parameters
+from fedlearn.vector import layout_of, read_parameters, write_parameters
 
 SHAPES = {"linear": (1, 8, 8), "mlp": (1, 8, 8), "cnn": (1, 28, 28), "scatter-linear": (1, 16, 16)}
 CLASSES = ("left", "right")
