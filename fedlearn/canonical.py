@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from pydantic import BaseModel
 
-__all__ = ["canonical_json", "floats_from_text", "floats_to_text"]
+__all__ = ["canonical_json", "floats_as_text", "floats_from_text", "floats_to_text"]
 
 
 def canonical_json(value: Any) -> bytes:
@@ -20,7 +20,7 @@ def canonical_json(value: Any) -> bytes:
 
 def floats_to_text(values: Mapping[str, Any]) -> dict[str, Any]:
     """The sections of a configuration with every float replaced by its `repr`; tuples become lists."""
-    told = {name: _text_of(section) for name, section in values.items()}
+    told = {name: floats_as_text(section) for name, section in values.items()}
     # Values of `model.options` have no fixed type, so there a float says that it is one.
     for key, value in values.get("model", {}).get("options", {}).items():
         if isinstance(value, float):
@@ -28,12 +28,13 @@ def floats_to_text(values: Mapping[str, Any]) -> dict[str, Any]:
     return told
 
 
-def _text_of(value: Any) -> Any:
+def floats_as_text(value: Any) -> Any:
+    """`value` with every float in it replaced by its `repr`, and tuples by lists."""
     if isinstance(value, float):
         return repr(value)
     if isinstance(value, dict):
-        return {key: _text_of(item) for key, item in value.items()}
-    return [_text_of(item) for item in value] if isinstance(value, tuple | list) else value
+        return {key: floats_as_text(item) for key, item in value.items()}
+    return [floats_as_text(item) for item in value] if isinstance(value, tuple | list) else value
 
 
 def floats_from_text(values: dict[str, Any], model: "type[BaseModel]") -> dict[str, Any]:

@@ -9,8 +9,8 @@ _PREFIX: Final = b"fedlearn/secagg/v1/"
 
 HASH_LABELS: Final = ("b", "check", "ctx", "refuse", "u1", "u2")
 DERIVATION_LABELS: Final = ("box", "pair", "self")
-# What a roster key may sign: an advert, a set of survivors, a reply, what was booked, the joining of a federation.
-SIGNATURE_LABELS: Final = ("adv", "u3", "reply", "attest", "join")
+# What a roster key may sign: an advert, survivors, a reply, what was booked, joining a federation, a certificate.
+SIGNATURE_LABELS: Final = ("adv", "u3", "reply", "attest", "join", "certificate")
 
 _KNOWN: Final = frozenset(HASH_LABELS + DERIVATION_LABELS + SIGNATURE_LABELS)
 

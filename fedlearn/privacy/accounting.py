@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 
 from fedlearn.canonical import canonical_json
 from fedlearn.errors import ConfigError
+from fedlearn.privacy.rdp_alone import load_parts_alone
 from fedlearn.quiet import quiet
 
 __all__ = [
@@ -31,8 +32,11 @@ __all__ = [
     "epsilon_of",
     "estimate_epsilon",
     "eta_of",
+    "gaussian_delta",
     "gaussian_epsilon",
 ]
+
+load_parts_alone()
 
 _Curve = NDArray[np.float64]  # one value an order, in the order of dp-accounting's DEFAULT_RDP_ORDERS
 
@@ -201,6 +205,18 @@ def gaussian_epsilon(noise_multiplier: float, delta: float) -> float:
     from dp_accounting.gaussian_mechanism import get_epsilon_gaussian
 
     return float(get_epsilon_gaussian(noise_multiplier, delta))
+
+
+def gaussian_delta(mu: float, epsilon: float) -> float:
+    """The exact delta at `epsilon` of Gaussian releases of `mu` together (mu-GDP): Dong, Roth and Su, arXiv:1905.02383.
+
+    Phi(mu/2 - epsilon/mu) - e^epsilon Phi(-mu/2 - epsilon/mu), in doubles; below 1e-300 it may be 0.
+    """
+
+    def below(x: float) -> float:
+        return math.erfc(-x / math.sqrt(2)) / 2
+
+    return below(mu / 2 - epsilon / mu) - math.exp(min(epsilon, 700.0)) * below(-mu / 2 - epsilon / mu)
 
 
 def estimate_epsilon(events: Sequence[tuple[Event, int]], *, delta: float, relation: str) -> float:

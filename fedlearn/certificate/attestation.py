@@ -1,0 +1,148 @@
+"""Stage "attest": what a data holder signs once the last round is over (privacy.md 1.9).
+
+It says what this holder booked for the session, and which model it was shown; not that the model is the sum.
+"""
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Final
+
+from fedlearn.crypto.signatures import SIGNATURE_BYTES, SigningKey, verify
+from fedlearn.errors import ProtocolError
+
+__all__ = ["ATTEST_REPLY_BYTES", "Attestation", "Attested", "dataset_tag"]
+
+_TAG_LABEL: Final = b"fedlearn/dataset-tag/v1"
+_NUMBERS: Final = (4, 4, 2, 2)  # entries, releases, unconfirmed, unconfirmed_members
+ATTEST_REPLY_BYTES: Final = 16 + sum(_NUMBERS) + 32 + SIGNATURE_BYTES
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Attested:
+    """What the signature is over. `session` has 16 bytes, hashes and the ledger's head 32.
+
+    `roster_hash` is 32 zero bytes where a simulation has no roster.
+    """
+
+    session: bytes
+    config_hash: bytes
+    roster_hash: bytes
+    model_hash: bytes
+    releases: int
+    ledger_head: bytes
+
+    def to_bytes(self) -> bytes:
+        """session | config_hash | roster_hash | model_hash | releases u32 | ledger head: 148 bytes."""
+        hashes = self.config_hash + self.roster_hash + self.model_hash
+        return self.session + hashes + self.releases.to_bytes(4, "big") + self.ledger_head
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Attestation:
+    """One holder's entry in a certificate.
+
+    `entries` and `ledger_head` are of this session's rows alone. `unconfirmed` roster members this holder has compared
+    with nobody, and its policy accepts `unconfirmed_members` of them.
+    """
+
+    client_id: bytes
+    dataset_tag: bytes
+    config_hash: bytes
+    ledger_head: bytes
+    entries: int
+    releases: int
+    unconfirmed: int
+    unconfirmed_members: int
+    key: bytes
+    signature: bytes
+
+    @classmethod
+    def sign(
+        cls,
+        attested: Attested,
+        key: SigningKey,
+        *,
+        client_id: bytes,
+        dataset_id: str,
+        entries: int,
+        unconfirmed: int = 0,
+        unconfirmed_members: int = 0,
+    ) -> "Attestation":
+        """The holder's attestation."""
+        return cls(
+            client_id=client_id,
+            dataset_tag=dataset_tag(attested.session, dataset_id),
+            config_hash=attested.config_hash,
+            ledger_head=attested.ledger_head,
+            entries=entries,
+            releases=attested.releases,
+            unconfirmed=unconfirmed,
+            unconfirmed_members=unconfirmed_members,
+            key=key.public,
+            signature=key.sign("attest", attested.to_bytes()),
+        )
+
+    def holds(self, *, session: bytes, roster_hash: bytes, model_hash: bytes) -> bool:
+        """Whether the signature is that of `key`, over this session, roster and model."""
+        if self.releases >> 32:
+            return False
+        attested = Attested(
+            session=session,
+            config_hash=self.config_hash,
+            roster_hash=roster_hash,
+            model_hash=model_hash,
+            releases=self.releases,
+            ledger_head=self.ledger_head,
+        )
+        return verify(self.key, self.signature, purpose="attest", message=attested.to_bytes())
+
+    def to_reply(self) -> bytes:
+        """dataset_tag | entries u32 | releases u32 | unconfirmed u16 | unconfirmed_members u16 | head | signature."""
+        values = (self.entries, self.releases, self.unconfirmed, self.unconfirmed_members)
+        numbers = b"".join(value.to_bytes(size, "big") for value, size in zip(values, _NUMBERS, strict=True))
+        return self.dataset_tag + numbers + self.ledger_head + self.signature
+
+    @classmethod
+    def from_reply(cls, reply: bytes, *, client_id: bytes, key: bytes, config_hash: bytes) -> "Attestation":
+        """What the member of the roster with this id and key replied; not yet checked (`holds`).
+
+        Raises:
+            ProtocolError: another length.
+        """
+        if len(reply) != ATTEST_REPLY_BYTES:
+            raise ProtocolError(f"an attestation of {len(reply)} bytes; expected {ATTEST_REPLY_BYTES}")
+        offset, numbers = 16, []
+        for size in _NUMBERS:
+            numbers.append(int.from_bytes(reply[offset : offset + size], "big"))
+            offset += size
+        entries, releases, unconfirmed, accepted = numbers
+        return cls(
+            client_id=client_id,
+            dataset_tag=reply[:16],
+            config_hash=config_hash,
+            ledger_head=reply[offset : offset + 32],
+            entries=entries,
+            releases=releases,
+            unconfirmed=unconfirmed,
+            unconfirmed_members=accepted,
+            key=key,
+            signature=reply[offset + 32 :],
+        )
+
+    def as_dict(self) -> dict[str, Any]:
+        """The entry as JSON has it; bytes in lower-case hex."""
+        values = {name: getattr(self, name) for name in self.__slots__}
+        return {name: value.hex() if isinstance(value, bytes) else value for name, value in values.items()}
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> "Attestation":
+        """The entry that `as_dict` describes."""
+        return cls(
+            **{name: bytes.fromhex(value) if isinstance(value, str) else value for name, value in values.items()}
+        )
+
+
+def dataset_tag(session: bytes, dataset_id: str) -> bytes:
+    """16 bytes by which a holder finds its entry again; another in each session, but a name may be guessed from it."""
+    return hashlib.sha256(_TAG_LABEL + session + dataset_id.encode()).digest()[:16]
