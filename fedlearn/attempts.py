@@ -38,10 +38,14 @@ Ask = Callable[[str, Mapping[int, bytes], Receive], None]
 
 @dataclass(frozen=True, slots=True)
 class Summed:
-    """What an attempt gave: (d,) lanes modulo 2^32, and how many clients they are the sum of."""
+    """What an attempt gave: (d,) lanes modulo 2^32, how many clients they are the sum of, and the transcript's hash c2.
+
+    `transcript` is None where masking is off.
+    """
 
     lanes: Lanes = field(repr=False)
     survivors: int
+    transcript: bytes | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,7 +76,7 @@ def plain_attempt(attempt: Attempt) -> Summed:
     total = np.zeros(attempt.dimension, dtype=np.uint32)
     for vector in vectors:
         total += vector
-    return Summed(total, len(vectors))
+    return Summed(total, len(vectors), transcript=None)
 
 
 def masked_attempt(attempt: Attempt, *, terms: Terms, roster: Roster, position: Position) -> Summed:
@@ -102,7 +106,7 @@ def masked_attempt(attempt: Attempt, *, terms: Terms, roster: Roster, position: 
     finally:
         for incident in aggregator.incidents:
             _log.info("stage %s, client %s: %s", incident.stage.name, incident.client_id.hex(), incident.reason)
-    return Summed(result.lanes, len(result.survivors))
+    return Summed(result.lanes, len(result.survivors), result.masking_hash)
 
 
 def _receive(aggregator: Aggregator, stage: Stage, ids: Sequence[bytes], member: int, reply: bytes) -> bool:

@@ -36,7 +36,8 @@ _CHECKPOINT = "checkpoint.safetensors"
 class Progress:
     """Where a run stands. `attempts_asked` counts the attempts that asked for a vector: those are spent.
 
-    `asked` and `survivors` are those of the attempt whose noised sum the checkpoint holds; None where it holds none.
+    `asked`, `survivors` and `transcript` are those of the attempt whose noised sum the checkpoint holds; None where it
+    holds none.
     """
 
     session: str
@@ -48,14 +49,15 @@ class Progress:
     asking: bool = False
     asked: int | None = None
     survivors: int | None = None
+    transcript: str | None = None
 
     def next_attempt(self) -> "Progress":
         """The same round once more; a pair (round, attempt) is never used twice."""
-        return replace(self, attempt=self.attempt + 1, asking=False, asked=None, survivors=None)
+        return replace(self, attempt=self.attempt + 1, asking=False, asked=None, survivors=None, transcript=None)
 
     def next_round(self) -> "Progress":
         """The round succeeded."""
-        return replace(self, round=self.round + 1, attempt=0, asking=False, asked=None, survivors=None)
+        return replace(self, round=self.round + 1, attempt=0, asking=False, asked=None, survivors=None, transcript=None)
 
 
 @dataclass(frozen=True, slots=True)

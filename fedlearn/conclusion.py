@@ -1,17 +1,27 @@
-"""The end of a run, simulated or deployed: model, summary and report, from its checkpoint and lines."""
+"""The end of a run, simulated or deployed: model, certificate, summary and report, from its checkpoint and lines."""
 
 import sys
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping
+from contextlib import closing
+from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from safetensors.numpy import save
 
+from fedlearn.agent.simulated import SIMULATED_COORDINATOR
+from fedlearn.attesting import attestations_in
+from fedlearn.certificate.attestation import Attestation
+from fedlearn.certificate.build import Evidence, certify
 from fedlearn.checkpoint import Progress, RunFolder, load_run
+from fedlearn.crypto.key_files import read_secret
+from fedlearn.crypto.signatures import SigningKey
 from fedlearn.errors import FedlearnError, RunFailedError
 from fedlearn.flower.public_data import PublicData
+from fedlearn.layout import Layout
+from fedlearn.ledger import COORDINATOR, Ledger
 from fedlearn.policy import Policy
 from fedlearn.privacy.calibration import guarantees_after
 from fedlearn.privacy.guarantee import Guarantee
@@ -23,7 +33,10 @@ from fedlearn.training.evaluate import Scores, evaluate
 from fedlearn.vector import layout_of
 from fedlearn.wording import one_line
 
-__all__ = ["RunResult", "conclude", "main"]
+__all__ = ["CERTIFICATE_FILE", "RunResult", "conclude", "main"]
+
+CERTIFICATE_FILE: Final = "certificate.json"
+DEPLOYED: Final = "deployed"
 
 _UNPROTECTED = (
     "the moment of a reply: how long a client's training takes",
@@ -65,8 +78,11 @@ class RunResult:
         }
 
 
-def conclude(folder: RunFolder, data: RunData, *, engine: str, noise: str) -> RunResult:
-    """Write model, summary and report of a finished run; `engine` carried its messages, `noise` is who drew the noise.
+def conclude(folder: RunFolder, data: RunData, *, engine: str, noise: str, key: SigningKey) -> RunResult:
+    """Write model, certificate, summary and report of a finished run.
+
+    `engine` carried its messages, `noise` is who drew the noise; `key` is the coordinator's, which signs the
+    certificate.
 
     Raises:
         RunFailedError: it is not finished.
@@ -79,9 +95,12 @@ def conclude(folder: RunFolder, data: RunData, *, engine: str, noise: str) -> Ru
     device = pick_device(data.config.runtime.device)
     layout = layout_of(model)
     tensors = {name: part.astype("float32") for name, part in layout.split(weights).items()}
-    folder.write("model.safetensors", save(tensors))
+    model_file = save(tensors)
+    folder.write("model.safetensors", model_file)
     scores = evaluate(model, weights, data.test, device=device) if data.test is not None else None
     summary = _summary(folder, data, progress, scores, engine, noise)
+    evidence = _evidence(folder, data, progress, summary, layout=layout, model_file=model_file)
+    folder.write(CERTIFICATE_FILE, certify(_attested(folder, evidence, key), key))
     folder.write_json("summary.json", summary)
     write_report(folder.path)
     return RunResult(
@@ -136,13 +155,68 @@ def _summary(
     }
 
 
-def main(folder: Path) -> int:
-    """Conclude the deployed run in `folder`; gives the exit code."""
+def _evidence(
+    folder: RunFolder,
+    data: RunData,
+    progress: Progress,
+    summary: Mapping[str, Any],
+    *,
+    layout: Layout,
+    model_file: bytes,
+) -> Evidence:
+    """What the run left behind, but for what was booked."""
+    plan = data.plan
+    return Evidence(
+        kind="deployment" if summary["engine"] == DEPLOYED else "simulation",
+        session=progress.session,
+        started=progress.started,
+        ended=summary["ended"],
+        purpose=summary["scenario"],
+        config=data.config.to_bytes(),
+        population_size=data.population_size,
+        noise=summary["noise"],
+        noise_std=max(plan.noise_std, plan.step_noise_std, plan.central_noise_std),
+        layout=layout,
+        model_file=model_file,
+        attempts=folder.lines("events.jsonl"),
+        head=None,
+        entries=None,
+        attestations=(),
+        roster_hash=folder.roster().sha256 if data.config.secure_aggregation.masking else None,
+        accuracy=summary["accuracy"],
+        loss=summary["loss"],
+        audits=(),
+        unprotected=summary["unprotected"],
+        versions=summary["versions"],
+    )
+
+
+def _attested(folder: RunFolder, evidence: Evidence, key: SigningKey) -> Evidence:
+    """The same with what was booked: by the data holders, or in a simulation in the one ledger, signed once."""
+    secret = evidence.request.cohorts == "poisson"  # then only the coordinator may know who took part
+    with closing(Ledger(folder.file("ledger.db"))) as ledger:
+        state = ledger.session(evidence.session, COORDINATOR if secret else None)
+    known = replace(evidence, head=state.head, entries=state.entries)
+    if evidence.kind == "deployment":
+        return replace(known, attestations=attestations_in(folder))
+    signed = Attestation.sign(
+        known.attested(releases=state.releases, ledger_head=state.head),
+        key,
+        client_id=SIMULATED_COORDINATOR,
+        dataset_id=evidence.kind,
+        entries=state.entries,
+    )
+    return replace(known, attestations=(signed,))
+
+
+def main(folder: Path, key_file: Path) -> int:
+    """Conclude the deployed run in `folder`, signed with the seed in `key_file`; gives the exit code."""
     run = RunFolder(folder)
     try:
         population = len(run.roster().members)
         data = PublicData.load(load_run(run.file("config.toml")), population_size=population)
-        conclude(run, data, engine="deployed", noise=MECHANISMS[data.config.privacy.mode].noise_by)
+        noise, key = MECHANISMS[data.config.privacy.mode].noise_by, SigningKey(read_secret(key_file))
+        conclude(run, data, engine=DEPLOYED, noise=noise, key=key)
     except FedlearnError as error:
         sys.stderr.write(f"{one_line(str(error))}\n")
         return error.exit_code
@@ -150,4 +224,4 @@ def main(folder: Path) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main(Path(sys.argv[1])))
+    sys.exit(main(Path(sys.argv[1]), Path(sys.argv[2])))

@@ -25,6 +25,7 @@ from fedlearn.privacy.calibration import Plan
 from fedlearn.privacy.clipping import Vector
 from fedlearn.privacy.mechanisms import MECHANISMS
 from fedlearn.privacy.quantization import Lanes
+from fedlearn.privacy.release import participations
 from fedlearn.privacy.sampling import poisson_sample
 from fedlearn.promise import Promise
 from fedlearn.roster import Roster
@@ -158,7 +159,7 @@ def run_rounds(coordinator: Coordinator, *, resumed: bool) -> Progress:
             continue
         in_vain = 0
         noised = _add_noise(coordinator, summed, asked=len(cohort))
-        _book(coordinator, asked=len(cohort), survivors=summed.survivors)
+        _book(coordinator, asked=len(cohort), survivors=summed.survivors, transcript=_hex(summed.transcript))
         _finish(coordinator, noised, asked=len(cohort), survivors=summed.survivors, started=started)
     return coordinator.progress
 
@@ -201,7 +202,10 @@ def _add_noise(coordinator: Coordinator, summed: Summed, *, asked: int) -> Lanes
         entropy=stream_entropy(os.urandom),
     )
     if coordinator.promise:
-        coordinator.save(replace(coordinator.progress, asked=asked, survivors=summed.survivors), noised)
+        progress = replace(
+            coordinator.progress, asked=asked, survivors=summed.survivors, transcript=_hex(summed.transcript)
+        )
+        coordinator.save(progress, noised)
         coordinator.promise.keep()
     return noised
 
@@ -229,13 +233,21 @@ def _without_revoked(coordinator: Coordinator, cohort: list[int]) -> list[int]:
 
 def releases_booked(config: RunConfig, population_size: int, attempts_asked: int) -> int:
     """The most releases that one client can have made after so many attempts that asked for a vector."""
-    if config.secure_aggregation.cohorts == "poisson":
-        return attempts_asked
-    return -(-attempts_asked * config.secure_aggregation.planned_cohort // population_size)
+    aggregation = config.secure_aggregation
+    return participations(
+        attempts_asked,
+        planned_cohort=aggregation.planned_cohort,
+        population_size=population_size,
+        cohorts=aggregation.cohorts,
+    )
 
 
-def _book(coordinator: Coordinator, *, asked: int, survivors: int | None) -> None:
-    """One line of events.jsonl: what was released, as executed."""
+def _hex(transcript: bytes | None) -> str | None:
+    return None if transcript is None else transcript.hex()
+
+
+def _book(coordinator: Coordinator, *, asked: int, survivors: int | None = None, transcript: str | None = None) -> None:
+    """One line of events.jsonl: what was released, as executed. Without survivors the attempt was aborted."""
     event, progress = coordinator.plan.event, coordinator.progress
     line: dict[str, Any] = {
         "round": progress.round + 1,
@@ -243,6 +255,7 @@ def _book(coordinator: Coordinator, *, asked: int, survivors: int | None) -> Non
         "asked": asked,
         "survivors": survivors or 0,
         "aborted": survivors is None,
+        "transcript": transcript,
         "event": event.as_dict() if event else None,
     }
     coordinator.folder.append("events.jsonl", line)
@@ -258,7 +271,7 @@ def _give_up_attempt(coordinator: Coordinator, *, asked: int, in_vain: int, erro
     if progress.asking:
         if coordinator.promise:
             coordinator.promise.withdraw()
-        _book(coordinator, asked=asked, survivors=None)
+        _book(coordinator, asked=asked)
         _use_spare_round(coordinator, error)
         return
     coordinator.save(progress.next_attempt())
@@ -296,12 +309,12 @@ def _settle_interrupted_attempt(coordinator: Coordinator) -> None:
     noised = coordinator.folder.noised_sum()
     if noised is not None and progress.asked is not None and progress.survivors is not None:
         if not known:
-            _book(coordinator, asked=progress.asked, survivors=progress.survivors)
+            _book(coordinator, asked=progress.asked, survivors=progress.survivors, transcript=progress.transcript)
         started = time.perf_counter()
         _finish(coordinator, noised, asked=progress.asked, survivors=progress.survivors, started=started)
         return
     if not known:
-        _book(coordinator, asked=coordinator.config.secure_aggregation.planned_cohort, survivors=None)
+        _book(coordinator, asked=coordinator.config.secure_aggregation.planned_cohort)
     _use_spare_round(coordinator, None)
 
 

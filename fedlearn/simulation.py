@@ -11,7 +11,7 @@ from safetensors import SafetensorError
 from safetensors.numpy import load_file
 from torch import nn
 
-from fedlearn.agent.simulated import SimulatedData, load_simulated_data
+from fedlearn.agent.simulated import SimulatedData, coordinator_key, load_simulated_data
 from fedlearn.agent.source import data_options
 from fedlearn.checkpoint import RunFolder, fresh_folder, load_run
 from fedlearn.conclusion import RunResult, conclude
@@ -145,7 +145,7 @@ def _run(folder: RunFolder, data: SimulatedData, on_round: OnRound | None) -> Ru
     engine, noise = data.config.runtime.engine, MECHANISMS[data.config.privacy.mode].noise_in_simulation
     with folder.locked() as held:
         _ENGINES[engine](held, data, on_round)
-        return conclude(held, data, engine=engine, noise=noise)
+        return conclude(held, data, engine=engine, noise=noise, key=coordinator_key(held.path))
 
 
 _Engine = Callable[[RunFolder, SimulatedData, OnRound | None], None]

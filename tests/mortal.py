@@ -42,7 +42,8 @@ def coordinate(folder: Path, data: Any, rounds: int | None, left: int, limit: in
     """Ask for vectors, and say of each that it left as soon as it is here; the disk is full once the ledger is open."""
     from fedlearn.agent.frames import REFUSAL, Frame
     from fedlearn.agent.simulated import AgentPool
-    from fedlearn.vector import layout_of, read_parameters, write_model
+    from fedlearn.layout import write_model
+    from fedlearn.vector import layout_of, read_parameters
 
     model = data.build_model(data.config)
     body = write_model(read_parameters(model), layout_of(model))

@@ -13,8 +13,8 @@ from fedlearn.errors import ProtocolError
 
 __all__ = ["MAX_FRAME_BYTES", "REFUSAL", "STAGES", "Frame"]
 
-# Stages in the order of a round; "identify" stands outside of it.
-STAGES: Final = ("identify", "advertise", "share", "masked", "consistency", "unmask")
+# Stages in the order of a round; "identify" comes before the first one, "attest" after the last.
+STAGES: Final = ("identify", "advertise", "share", "masked", "consistency", "unmask", "attest")
 MAX_FRAME_BYTES: Final = 1 << 30
 
 _MAX_HEADER: Final = 512

@@ -1,6 +1,7 @@
 """A data holder whose vectors leave masked: `secagg.participant` with policy, ledger and records around it."""
 
 import hashlib
+import threading
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
@@ -9,7 +10,9 @@ from fedlearn.agent.agreement import Agreement
 from fedlearn.agent.frames import REFUSAL, Frame
 from fedlearn.agent.turns import Turn, answer_all
 from fedlearn.attempts import STAGE_NAMES
-from fedlearn.errors import ProtocolError
+from fedlearn.certificate.attestation import ATTEST, Attestation, Attested
+from fedlearn.errors import FedlearnError, ProtocolError
+from fedlearn.layout import read_model
 from fedlearn.roster import Roster
 from fedlearn.secagg.messages import IDENTIFY, Envelope, Stage
 from fedlearn.secagg.participant import Participant
@@ -20,17 +23,20 @@ from fedlearn.terms import terms_of
 __all__ = ["MaskedAgent", "handle_many_masked", "position_of", "seal"]
 
 _STAGES = dict(zip(STAGE_NAMES, Stage, strict=True))
+_NUMBERS = {"identify": IDENTIFY, "attest": ATTEST, **_STAGES}
 
 _SESSIONS_KEPT = 16
 
 
 @dataclass(slots=True)
 class _Session:
-    """One run at this holder. The configuration is pinned by the first one that was accepted."""
+    """One run at this holder. The configuration is pinned by the first one that was accepted, the model by the last."""
 
     participant: Participant
     config: bytes | None = None
     agreement: Agreement | None = None
+    attested: tuple[bytes, bytes] | None = None  # hash of the one model that was shown at the end, and what was signed
+    attesting: threading.Lock = field(default_factory=threading.Lock, repr=False)
 
 
 @dataclass(slots=True)
@@ -105,7 +111,51 @@ class MaskedAgent:
             stopped=lambda: work.stopped,
         )
 
+    def attest(self, frame: Frame) -> bytes:
+        """What this holder booked for the session, signed over the model that it is shown: one model a session.
+
+        From then on the session is over: no attempt of it begins, and one that goes on ends.
+
+        Raises:
+            FedlearnError: no configuration was accepted, another model was attested, or it does not fit the run's.
+        """
+        session = self.session(frame.session, begin=False)
+        digest = hashlib.sha256(frame.body).digest()
+        with session.attesting:
+            if session.config is None or session.agreement is None:
+                raise ProtocolError("an attestation for a session without a configuration")
+            if session.attested is None:
+                read_model(frame.body, session.agreement.layout)
+                session.attested = (digest, b"")  # before what was booked is read: no attempt begins any more
+                session.participant.forget()
+                session.attested = (digest, self._attestation(frame.session, session.config, digest))
+            if session.attested[0] != digest:
+                raise ProtocolError("another model for a session that is attested")
+            return session.attested[1]
+
+    def _attestation(self, session: str, config: bytes, model_hash: bytes) -> bytes:
+        state = self.premises.ledger.session(session, self.holder.dataset_id)
+        attested = Attested(
+            session=bytes.fromhex(session),
+            config_hash=hashlib.sha256(config).digest(),
+            roster_hash=self.roster.sha256,
+            model_hash=model_hash,
+            releases=state.releases,
+            ledger_head=state.head,
+        )
+        return Attestation.sign(
+            attested,
+            self.member.key,
+            client_id=self.holder.client_id,
+            dataset_id=self.holder.dataset_id,
+            entries=state.entries,
+            unconfirmed=self.premises.policy.unconfirmed,
+            unconfirmed_members=self.premises.policy.unconfirmed_members,
+        ).to_reply()
+
     def _agree(self, session: _Session, config: bytes) -> Terms:
+        if session.attested is not None:
+            raise ProtocolError("a round of a session that is attested")
         if session.config not in (None, config):
             raise ProtocolError("the configuration changed within a session")
         agreement = self.premises.agreement(config)
@@ -125,8 +175,7 @@ def position_of(frame: Frame) -> Position:
 def seal(member: Member, frame: Frame, reply: bytes) -> bytes:
     """`reply` in the envelope of whoever was asked, bound to the frame that asked."""
     digest = hashlib.sha256(frame.body).digest()
-    stage = _STAGES.get(frame.stage, IDENTIFY)
-    return Envelope(position_of(frame), stage, member.client_id, digest).seal(member.key, reply)
+    return Envelope(position_of(frame), _NUMBERS[frame.stage], member.client_id, digest).seal(member.key, reply)
 
 
 def handle_many_masked(agents: Sequence[MaskedAgent], stage: str, requests: Sequence[bytes]) -> list[bytes]:
@@ -147,8 +196,10 @@ def _answer(agent: MaskedAgent, stage: str, data: bytes) -> bytes | Turn:
     try:
         if stage == "masked":
             return agent.turn(frame)
+        if stage == "attest":
+            return seal(agent.member, frame, agent.attest(frame))
         participant = agent.session(frame.session, begin=stage == "advertise").participant
         return participant.answer(_STAGES[stage], position, frame.body)
-    except ProtocolError as error:
+    except FedlearnError as error:
         agent.holder.log_refusal(error)
         return seal(agent.member, frame, REFUSAL)

@@ -33,9 +33,11 @@ from fedlearn.training.device import pick_device
 from fedlearn.training.stacked.box_muller import box_muller
 from fedlearn.vector import layout_of
 
-__all__ = ["AgentPool", "SimulatedData", "load_simulated_data"]
+__all__ = ["SIMULATED_COORDINATOR", "AgentPool", "SimulatedData", "coordinator_key", "load_simulated_data"]
 
-_KEY_FILE = "identities.key"  # one secret, from which all simulated identities derive
+SIMULATED_COORDINATOR = b"\xff" * 16  # its client id in every simulation
+
+_KEY_FILE = "identities.key"
 
 
 @dataclass(frozen=True)
@@ -197,22 +199,30 @@ class AgentPool:
         return Holder(_client_id(client), _dataset_id(client), records, fingerprinted=False)
 
 
+def coordinator_key(folder: Path) -> SigningKey:
+    """The coordinator's key in a simulation, made for this run: that of the roster, where masking is on."""
+    return SigningKey(_derive_identity(_run_secret(folder), SIMULATED_COORDINATOR))
+
+
 def _identities(folder: Path, population_size: int) -> list[SigningKey]:
-    """Everybody's long-term key, derived from one secret of this run; the roster is written with the first use."""
-    secret_file = folder / _KEY_FILE
-    if not secret_file.is_file():
-        write_whole(secret_file, os.urandom(32), mode=0o600)
-    secret = secret_file.read_bytes()
+    """Every client's long-term key; the roster is written with the first use."""
+    secret = _run_secret(folder)
     keys = [SigningKey(_derive_identity(secret, _client_id(client))) for client in range(population_size)]
     if not (folder / ROSTER_FILE).is_file():
-        coordinator = RosterEntry(
-            "coordinator", "", b"\xff" * 16, SigningKey(_derive_identity(secret, b"\xff" * 16)).public
-        )
+        coordinator = RosterEntry("coordinator", "", SIMULATED_COORDINATOR, coordinator_key(folder).public)
         members = [
             RosterEntry(_dataset_id(client), "", _client_id(client), key.public) for client, key in enumerate(keys)
         ]
         write_whole(folder / ROSTER_FILE, Roster.of(coordinator, tuple(members)).content)
     return keys
+
+
+def _run_secret(folder: Path) -> bytes:
+    """The 32 bytes of this run from which all its simulated identities derive."""
+    secret_file = folder / _KEY_FILE
+    if not secret_file.is_file():
+        write_whole(secret_file, os.urandom(32), mode=0o600)
+    return secret_file.read_bytes()
 
 
 def _derive_identity(secret: bytes, client_id: bytes) -> bytes:

@@ -11,11 +11,14 @@ from typing import Any, Final
 from fedlearn.crypto.signatures import SIGNATURE_BYTES, SigningKey, verify
 from fedlearn.errors import ProtocolError
 
-__all__ = ["ATTEST_REPLY_BYTES", "Attestation", "Attested", "dataset_tag"]
+__all__ = ["ATTEST", "ATTEST_REPLY_BYTES", "Attestation", "Attested", "dataset_tag"]
+
+ATTEST: Final = 5  # the number of this stage in envelopes
 
 _TAG_LABEL: Final = b"fedlearn/dataset-tag/v1"
-_NUMBERS: Final = (4, 4, 2, 2)  # entries, releases, unconfirmed, unconfirmed_members
-ATTEST_REPLY_BYTES: Final = 16 + sum(_NUMBERS) + 32 + SIGNATURE_BYTES
+_LARGEST: Final = (1 << 32) - 1
+_NUMBERS: Final = ("entries", "releases", "unconfirmed", "unconfirmed_members")
+ATTEST_REPLY_BYTES: Final = 16 + 4 * len(_NUMBERS) + 32 + SIGNATURE_BYTES
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -98,9 +101,8 @@ class Attestation:
         return verify(self.key, self.signature, purpose="attest", message=attested.to_bytes())
 
     def to_reply(self) -> bytes:
-        """dataset_tag | entries u32 | releases u32 | unconfirmed u16 | unconfirmed_members u16 | head | signature."""
-        values = (self.entries, self.releases, self.unconfirmed, self.unconfirmed_members)
-        numbers = b"".join(value.to_bytes(size, "big") for value, size in zip(values, _NUMBERS, strict=True))
+        """dataset_tag | u32 each entries, releases, unconfirmed, unconfirmed_members | head | signature: 128 bytes."""
+        numbers = b"".join(min(getattr(self, name), _LARGEST).to_bytes(4, "big") for name in _NUMBERS)
         return self.dataset_tag + numbers + self.ledger_head + self.signature
 
     @classmethod
@@ -112,22 +114,15 @@ class Attestation:
         """
         if len(reply) != ATTEST_REPLY_BYTES:
             raise ProtocolError(f"an attestation of {len(reply)} bytes; expected {ATTEST_REPLY_BYTES}")
-        offset, numbers = 16, []
-        for size in _NUMBERS:
-            numbers.append(int.from_bytes(reply[offset : offset + size], "big"))
-            offset += size
-        entries, releases, unconfirmed, accepted = numbers
+        numbers = {name: int.from_bytes(reply[16 + 4 * k : 20 + 4 * k], "big") for k, name in enumerate(_NUMBERS)}
         return cls(
             client_id=client_id,
             dataset_tag=reply[:16],
             config_hash=config_hash,
-            ledger_head=reply[offset : offset + 32],
-            entries=entries,
-            releases=releases,
-            unconfirmed=unconfirmed,
-            unconfirmed_members=accepted,
+            ledger_head=reply[32:64],
             key=key,
-            signature=reply[offset + 32 :],
+            signature=reply[64:],
+            **numbers,
         )
 
     def as_dict(self) -> dict[str, Any]:
@@ -138,9 +133,8 @@ class Attestation:
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> "Attestation":
         """The entry that `as_dict` describes."""
-        return cls(
-            **{name: bytes.fromhex(value) if isinstance(value, str) else value for name, value in values.items()}
-        )
+        read: dict[str, Any] = {k: bytes.fromhex(told) if isinstance(told, str) else told for k, told in values.items()}
+        return cls(**read)
 
 
 def dataset_tag(session: bytes, dataset_id: str) -> bytes:

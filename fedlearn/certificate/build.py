@@ -26,7 +26,8 @@ _SECURE_AGGREGATION = "fedlearn-secagg v1"
 class Evidence:
     """All that a certificate may speak of.
 
-    `config` is canonical; `noise_std` in grid units, of whoever drew the noise (0: nobody). `attempts` are the lines of
+    `config` is canonical; `noise` says who drew it or what stood for it in a simulation, `noise_std` is in grid units, of
+    whoever drew it (0: nobody). `attempts` are the lines of
     events.jsonl. `head` and `entries` are those of the one ledger of a simulation, or of the coordinator's own account.
     `roster_hash` is None where masking is off. Scores are of public data alone.
     """
@@ -38,6 +39,7 @@ class Evidence:
     purpose: str | None
     config: bytes = field(repr=False)
     population_size: int
+    noise: str
     noise_std: int
     layout: Layout
     model_file: bytes = field(repr=False)
@@ -102,7 +104,7 @@ def certify(evidence: Evidence, key: SigningKey) -> bytes:
         "config": evidence.config.decode("ascii"),
         "config_hash": hashlib.sha256(evidence.config).hexdigest(),
         "population_size": evidence.population_size,
-        "noise": noise_of(request, evidence.noise_std),
+        "noise": {**noise_of(request, evidence.noise_std), "drawn": evidence.noise},
         "guarantees": guarantees_of(request, noise_std=evidence.noise_std, attempts=booked, masked=evidence.masked),
         "events": [_attempt(line, secret=request.cohorts == "poisson") for line in evidence.attempts],
         "ledger": {

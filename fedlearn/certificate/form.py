@@ -137,7 +137,7 @@ _CERTIFICATE: Final[Mapping[str, Any]] = {
     "config": str,
     "config_hash": _HASH,
     "population_size": int,
-    "noise": {"by": str, "std": int, "sensitivity": int, "shares": int},
+    "noise": {"by": str, "drawn": str, "std": int, "sensitivity": int, "shares": int},
     "guarantees": [
         {
             "privacy_unit": str,
@@ -235,7 +235,7 @@ def _check(value: Any, shape: Any, place: str) -> None:
             if not isinstance(value, str) or not re.fullmatch(shape.pattern, value):
                 raise MalformedError(f"{place} is not {shape.what}")
         case type():
-            if type(value) is not shape or (shape is int and value < 0):
+            if type(value) is not shape or (type(value) is int and value < 0):
                 raise MalformedError(f"{place} is {value!r:.80}; expected {_TYPES[shape]}")
         case _:
             if not isinstance(value, dict):

@@ -17,6 +17,7 @@ from fedlearn.certificate.figures import booked_event, guarantees_of, noise_of, 
 from fedlearn.certificate.form import MalformedError, is_signed, number_of, parse
 from fedlearn.layout import Layout
 from fedlearn.privacy.accounting import gaussian_delta
+from fedlearn.privacy.mechanisms import MECHANISMS
 from fedlearn.privacy.refusals import Request, threshold_of
 from fedlearn.privacy.release import participations
 from fedlearn.roster import Roster
@@ -145,7 +146,12 @@ def _model(content: Mapping[str, Any], model_file: bytes) -> str:
 
 def _events(content: Mapping[str, Any], _: bytes) -> str:
     request, noise = _request(content), content["noise"]
-    _require(noise == noise_of(request, noise["std"]), "sensitivity or shares are not those of the configuration")
+    derived = noise_of(request, noise["std"])
+    _require(derived.items() <= noise.items(), "sensitivity or shares are not those of the configuration")
+    drawn = {derived["by"]} | (
+        {MECHANISMS[request.mode].noise_in_simulation} if content["kind"] == "simulation" else set()
+    )
+    _require(noise["drawn"] in drawn, f"the noise is said to be drawn by {noise['drawn']}")
     expected, events = booked_event(request, noise["std"]), content["events"]
     _require(all(line["event"] == expected for line in events), "an event is not what the configuration and noise give")
     positions = [(line["round"], line["attempt"]) for line in events]

@@ -30,6 +30,7 @@ app = typer.Typer(
 app.command("simulate")(simulate.simulate)
 app.command("plan")(checks.plan)
 app.command("report")(checks.report)
+app.command("verify")(checks.verify)
 app.add_typer(audit.app, name="audit")
 app.add_typer(client.app, name="client")
 app.add_typer(server.app, name="server")

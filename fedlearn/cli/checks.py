@@ -1,4 +1,4 @@
-"""Commands that look and do not train: `plan`, `report`."""
+"""Commands that look and do not train: `plan`, `report`, `verify`."""
 
 import json
 from pathlib import Path
@@ -7,12 +7,14 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from fedlearn.cli.statements import guarantee_lines
-from fedlearn.errors import ConfigError
+from fedlearn.errors import ConfigError, FedlearnError
+from fedlearn.wording import one_line
 
 if TYPE_CHECKING:
+    from fedlearn.certificate.verify import Verification
     from fedlearn.privacy.calibration import Plan
 
-__all__ = ["plan", "report"]
+__all__ = ["plan", "report", "verify"]
 
 
 def plan(
@@ -68,3 +70,49 @@ def report(run: Annotated[Path, typer.Argument(hidden=True)]) -> None:
     from fedlearn.report import write_report
 
     typer.echo(str(write_report(run)))
+
+
+def verify(
+    certificate: Annotated[Path, typer.Argument(hidden=True)],
+    model: Annotated[Path, typer.Argument(hidden=True)],
+    roster: Annotated[Path | None, typer.Option(help="The roster of the run; then the signers are named.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object as the last line.")] = False,
+) -> None:
+    """Check the certificate CERT of the model file MODEL, a line for each check; exit code 1 if any of them fails.
+
+    CERT is a certificate.json, MODEL the model.safetensors that it is about. Nothing else is needed: no run folder, no
+    network.
+    """
+    from fedlearn.certificate.verify import verify_certificate
+    from fedlearn.roster import Roster
+
+    content, model_file = _read(certificate), _read(model)
+    known = Roster.from_bytes(_read(roster)) if roster else None
+    try:
+        verification = verify_certificate(content, model_file, known)
+    except ConfigError as error:
+        raise ConfigError(f"{certificate}: {error}") from None
+    if as_json:
+        typer.echo(json.dumps(verification.as_dict()))
+    else:
+        _tell_verification(verification)
+    if not verification.passed:
+        raise FedlearnError(f"{certificate}: {verification.verdict}")
+
+
+def _read(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise ConfigError(f"{path}: cannot be read: {error.strerror}") from None
+
+
+def _tell_verification(verification: "Verification") -> None:
+    from fedlearn.certificate.verify import CANNOT_SHOW
+
+    for check in verification.checks:
+        typer.echo(f" {'ok' if check.passed else 'FAILED':8}{check.name:20}{one_line(check.detail)}")
+    for line in CANNOT_SHOW:
+        typer.echo(f" not shown: {line}")
+    if verification.passed:
+        typer.echo(one_line(verification.verdict))

@@ -203,7 +203,8 @@ class Service:
 
     def _conclude(self, run: BookedRun, folder: RunFolder) -> None:
         if self._conclusion is None:
-            command = [sys.executable, "-P", "-m", "fedlearn.conclusion", str(folder.path)]
+            files = [str(folder.path), str(self._home.identity_path)]
+            command = [sys.executable, "-P", "-m", "fedlearn.conclusion", *files]
             with (self._home.folder / "conclusion.log").open("ab") as log:
                 self._conclusion = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log)  # noqa: S603
             return

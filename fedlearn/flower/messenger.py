@@ -35,8 +35,8 @@ __all__ = ["Messenger", "Pace"]
 
 _log = logging.getLogger(__name__)
 
-# Position of each stage in `stage_seconds`; who a node is, is asked before the first round.
-_STAGE_SECONDS: Final = {"identify": 0, **{name: stage for stage, name in enumerate(STAGE_NAMES)}}
+# Position of each stage in `stage_seconds`; who a node is, is asked before the first round, what it booked at the end.
+_STAGE_SECONDS: Final = {"identify": 0, "attest": 4, **{name: stage for stage, name in enumerate(STAGE_NAMES)}}
 _CHALLENGE_BYTES: Final = 16
 
 

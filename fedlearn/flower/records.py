@@ -16,6 +16,7 @@ MESSAGE_TYPES: Final = {
     "masked": "train.masked",
     "consistency": "query.consistency",
     "unmask": "query.unmask",
+    "attest": "query.attest",
 }
 
 _RECORD: Final = "fedlearn"

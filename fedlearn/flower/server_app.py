@@ -7,6 +7,7 @@ from flwr.app import Context
 from flwr.serverapp import Grid, ServerApp
 
 from fedlearn.agent.simulated import SimulatedData, load_simulated_data
+from fedlearn.attesting import collect_attestations
 from fedlearn.checkpoint import RunFolder, load_run
 from fedlearn.errors import FedlearnError
 from fedlearn.flower.failure import record_failure
@@ -14,10 +15,13 @@ from fedlearn.flower.messenger import Messenger
 from fedlearn.flower.public_data import PublicData
 from fedlearn.flower.sign_of_life import working
 from fedlearn.flower.strategies import StrategyOptimizer
+from fedlearn.layout import write_model
 from fedlearn.privacy.calibration import epsilon_after
 from fedlearn.privacy.clipping import Vector
 from fedlearn.promise import Promise
+from fedlearn.roster import Roster
 from fedlearn.rounds import Coordinator, OnRound, RunData, new_progress, run_rounds
+from fedlearn.secagg.transcript import Position
 from fedlearn.training.device import pick_device
 from fedlearn.training.evaluate import evaluate
 from fedlearn.vector import layout_of, read_parameters
@@ -38,7 +42,8 @@ def make_server_app(data: SimulatedData | None = None, on_round: OnRound | None 
         deployed = bool(context.run_config.get("deployed"))
         with working(folder.path) if deployed else nullcontext():
             try:
-                coordinate(grid, folder, data or _load_data(folder, deployed=deployed), on_round)
+                known = data or _load_data(folder, deployed=deployed)
+                coordinate(grid, folder, known, on_round, deployed=deployed)
             except FedlearnError as error:
                 if data is None:  # in another process than whoever started the run
                     record_failure(folder, error)
@@ -54,8 +59,10 @@ def _load_data(folder: RunFolder, *, deployed: bool) -> RunData:
     return PublicData.load(config, population_size=len(folder.roster().members))
 
 
-def coordinate(grid: Grid, folder: RunFolder, data: RunData, on_round: OnRound | None) -> None:
-    """Run, or go on with, the run in `folder`.
+def coordinate(
+    grid: Grid, folder: RunFolder, data: RunData, on_round: OnRound | None, *, deployed: bool = False
+) -> None:
+    """Run, or go on with, the run in `folder`. At the end of a deployed one, every member is asked what it booked.
 
     Raises:
         FedlearnError: the run is refused, or cannot finish.
@@ -79,25 +86,37 @@ def coordinate(grid: Grid, folder: RunFolder, data: RunData, on_round: OnRound |
         return measured.accuracy, measured.loss
 
     with Promise.of_run(folder, config, plan) as promise:
-        run_rounds(
-            Coordinator(
-                config=config,
-                plan=plan,
-                layout=layout,
-                population_size=data.population_size,
-                roster=roster,
-                promise=promise,
-                folder=folder,
-                ask=messenger.ask,
-                optimizer=optimizer,
-                evaluate=scores,
-                epsilon_after=lambda releases: epsilon_after(plan, releases),
-                on_round=on_round,
-                progress=progress,
-                weights=weights,
-            ),
-            resumed=stored is not None,
+        coordinator = Coordinator(
+            config=config,
+            plan=plan,
+            layout=layout,
+            population_size=data.population_size,
+            roster=roster,
+            promise=promise,
+            folder=folder,
+            ask=messenger.ask,
+            optimizer=optimizer,
+            evaluate=scores,
+            epsilon_after=lambda releases: epsilon_after(plan, releases),
+            on_round=on_round,
+            progress=progress,
+            weights=weights,
         )
+        run_rounds(coordinator, resumed=stored is not None)
+    if deployed and roster is not None:
+        _ask_what_was_booked(coordinator, roster)
+
+
+def _ask_what_was_booked(coordinator: Coordinator, roster: Roster) -> None:
+    progress = coordinator.progress
+    collect_attestations(
+        coordinator.folder,
+        ask=lambda bodies, receive: coordinator.ask("attest", progress, bodies, receive),
+        roster=roster,
+        position=Position(bytes.fromhex(progress.session), progress.round + 1, progress.attempt),
+        config=coordinator.config.to_bytes(),
+        model=write_model(coordinator.weights, coordinator.layout),
+    )
 
 
 app = make_server_app()

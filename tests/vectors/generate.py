@@ -30,8 +30,8 @@ def primitives() -> dict:
     ]  # fmt: skip
     secret, coefs = fixed("shamir", 32), coefficients("shamir", 3)
     return {
-        "labels": {p: r.label(p).hex() for p in ("adv", "attest", "b", "box", "check", "ctx", "join", "pair", "refuse",
-                                                 "reply", "self", "u1", "u2", "u3")},
+        "labels": {p: r.label(p).hex() for p in ("adv", "attest", "b", "box", "certificate", "check", "ctx", "join",
+                                                 "pair", "refuse", "reply", "self", "u1", "u2", "u3")},
         "refusal": r.sha(r.label("refuse"))[:16].hex(),
         "keystream": {"seed": seed.hex(), "reads": [
             {"offset": at, "bytes": r.keystream(seed, at, size).hex()} for at, size in places]},

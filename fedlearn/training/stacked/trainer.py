@@ -15,6 +15,7 @@ from torch import Tensor
 
 from fedlearn.crypto.keystream import Entropy
 from fedlearn.data.dataset import Dataset
+from fedlearn.layout import Layout
 from fedlearn.privacy.clipping import Vector
 from fedlearn.privacy.quantization import truncate
 from fedlearn.privacy.sampling import poisson_sample
@@ -22,7 +23,6 @@ from fedlearn.training.device import one_thread
 from fedlearn.training.local import STEP_GRID, StepNoise, batches
 from fedlearn.training.stacked.kernel import Sums
 from fedlearn.training.stacked.model import StackedModel
-from fedlearn.vector import Layout
 
 __all__ = ["StackedTrainer", "block_size"]
 
