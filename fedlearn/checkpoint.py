@@ -1,7 +1,7 @@
 """Everything a run needs to go on after a crash: the run folder and the checkpoint in it.
 
 config.toml roster.toml metrics.jsonl events.jsonl checkpoint.safetensors model.safetensors summary.json report.html;
-run.lock ledger.db ledger.db.count; deployed: revoked.jsonl coordinator.alive
+run.lock ledger.db ledger.db.count certificate.json; deployed: revoked.jsonl attestations.jsonl coordinator.alive
 """
 
 import json
