@@ -7,7 +7,7 @@ from fractions import Fraction
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import nn
+from torch import Tensor, nn
 from torch.nn import functional
 
 from fedlearn.crypto.keystream import Entropy
@@ -15,7 +15,7 @@ from fedlearn.data.dataset import Dataset
 from fedlearn.privacy.clipping import Vector
 from fedlearn.privacy.quantization import IntVector, truncate
 from fedlearn.privacy.sampling import poisson_sample
-from fedlearn.training.device import one_thread
+from fedlearn.training.device import in_memory, one_thread
 from fedlearn.training.record_sums import clipped_gradient_sum
 from fedlearn.vector import read_parameters, write_parameters
 
@@ -107,26 +107,48 @@ def train_update(
     The unit is the client, so the order of its records is no secret: it is shuffled by `seed` pass by pass, and a
     client with fewer than `batch_size` records uses them all in each step. No weight decay, no proximal term.
 
-    Guarantees: without records the update is exactly zero; the same seed gives the same update.
+    Guarantees:
+        without records the update is exactly zero;
+        the same seed gives the same update;
+        where memory does not suffice for a batch, its gradient is computed in parts.
     """
     if len(records) == 0:
         return np.zeros_like(weights)
     with one_thread():
         write_parameters(model.to(device), weights)
-        start, dtype = read_parameters(model), next(model.parameters()).dtype
+        start = read_parameters(model)
         model.train()
         parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
+        size = batch_size
         for chosen in batches(len(records), batch_size, local_steps, seed):
-            inputs = torch.from_numpy(records.features[chosen]).to(device, dtype)
-            targets = torch.from_numpy(records.labels[chosen]).to(device)
-            loss = functional.cross_entropy(model(inputs), targets)
+            batch = records.take(chosen)
+            gradients, size = in_memory(lambda at, batch=batch: _gradients(model, parameters, batch, device, at), size)  # type: ignore[misc]
             # By hand: torch.optim loads torch's compiler, two seconds and a hundred megabytes for one subtraction.
-            gradients = torch.autograd.grad(loss, parameters, allow_unused=True)
             with torch.no_grad():
                 for parameter, gradient in zip(parameters, gradients, strict=True):
                     if gradient is not None:
                         parameter.sub_(gradient, alpha=learning_rate)
         return read_parameters(model) - start
+
+
+def _gradients(
+    model: nn.Module, parameters: Sequence[nn.Parameter], batch: Dataset, device: str, size: int
+) -> list[Tensor | None]:
+    """The gradients of a batch's mean loss, computed for at most `size` of its records at a time."""
+    dtype = parameters[0].dtype
+    total: list[Tensor | None] | None = None
+    for start in range(0, len(batch), size):
+        inputs = torch.from_numpy(batch.features[start : start + size]).to(device, dtype)
+        targets = torch.from_numpy(batch.labels[start : start + size]).to(device)
+        loss = functional.cross_entropy(model(inputs), targets) * (len(targets) / len(batch))
+        part = torch.autograd.grad(loss, parameters, allow_unused=True)
+        total = list(part) if total is None else [_added(a, b) for a, b in zip(total, part, strict=True)]
+    assert total is not None, "a batch has a record"
+    return total
+
+
+def _added(left: Tensor | None, right: Tensor | None) -> Tensor | None:
+    return right if left is None else left if right is None else left + right
 
 
 def _gradient_sum(

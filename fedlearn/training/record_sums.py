@@ -17,6 +17,7 @@ from torch.nn import functional
 
 from fedlearn.errors import ConfigError
 from fedlearn.privacy.clipping import Vector
+from fedlearn.training.device import in_memory
 from fedlearn.vector import layout_of
 
 __all__ = ["clipped_gradient_sum", "has_closed_form", "record_gradients"]
@@ -44,7 +45,8 @@ def clipped_gradient_sum(
         a record inside the bound counts as it is;
         a record whose gradient, or the square of its norm, is not finite counts as zeros, and leaves the others alone;
         no record at all gives zeros;
-        float32 goes no further than a chunk of 64 records; factors and the sum over chunks are float64.
+        float32 goes no further than a chunk of 64 records; factors and the sum over chunks are float64;
+        where memory does not suffice for a chunk, chunks are smaller.
 
     Raises:
         ConfigError: `max_grad_norm` is not a finite number above zero.
@@ -55,9 +57,10 @@ def clipped_gradient_sum(
         return np.zeros(layout_of(model).dimension)
     model.to(device)
     head = _linear_head(model)
-    if head is None:
-        return _sum_by_hooks(model, features, labels, max_grad_norm)
-    return _sum_in_closed_form(head, features, labels, max_grad_norm)
+    if head is not None:
+        return _sum_in_closed_form(head, features, labels, max_grad_norm)
+    total, _ = in_memory(lambda size: _sum_by_hooks(model, features, labels, max_grad_norm, size), _CHUNK)
+    return total
 
 
 def has_closed_form(model: nn.Module) -> bool:
@@ -90,10 +93,10 @@ def record_gradients(model: nn.Module, features: Tensor, labels: Tensor) -> Tens
 
 
 def _sum_by_hooks(
-    model: nn.Module, features: NDArray[np.float32], labels: NDArray[np.int64], max_grad_norm: float
+    model: nn.Module, features: NDArray[np.float32], labels: NDArray[np.int64], max_grad_norm: float, size: int
 ) -> Vector:
     total: Tensor | None = None
-    for inputs, targets in _batches(model, features, labels, _CHUNK):
+    for inputs, targets in _batches(model, features, labels, size):
         gradients = record_gradients(model, inputs, targets)
         norms = torch.linalg.vector_norm(gradients, dim=1)
         factors, finite = _clip_factors(norms, max_grad_norm)
