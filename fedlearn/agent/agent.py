@@ -25,9 +25,11 @@ from fedlearn.contribution import Contributor
 from fedlearn.crypto.keystream import Entropy, stream_entropy
 from fedlearn.data.dataset import Dataset
 from fedlearn.errors import FedlearnError, ProtocolError
+from fedlearn.layout import Layout
 from fedlearn.ledger import Ledger
 from fedlearn.policy import Policy
 from fedlearn.positions import Positions
+from fedlearn.privacy.clipping import Vector
 from fedlearn.privacy.discrete_gaussian import discrete_gaussian
 from fedlearn.privacy.quantization import Lanes
 from fedlearn.training.local import StepNoise
@@ -35,6 +37,8 @@ from fedlearn.training.local import StepNoise
 __all__ = ["Agent", "Holder", "Premises", "handle_many"]
 
 _log = logging.getLogger(__name__)
+
+KeepModel = Callable[[str, Vector, Layout], None]
 
 
 @dataclass(slots=True)
@@ -50,6 +54,7 @@ class Premises:
     build: Callable[[RunConfig], nn.Module]
     population_size: int
     device: str
+    keep_model: KeepModel = lambda *_: None  # the final one of a session
     step_noise: StepNoise = discrete_gaussian  # a simulation may have a faster one (privacy.md 1.5)
     # Coins and noise on one stream, keys and shares on another: masked or not, the same noise is drawn in a test.
     entropy: Entropy = field(default_factory=lambda: stream_entropy(os.urandom), repr=False)

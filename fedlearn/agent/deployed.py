@@ -18,6 +18,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
+from safetensors.numpy import save
 from torch import nn
 
 from fedlearn.agent.agent import Holder, Premises
@@ -28,22 +29,28 @@ from fedlearn.agent.source import Source, model_dimension, start_model
 from fedlearn.config import RunConfig
 from fedlearn.crypto.key_files import read_secret
 from fedlearn.crypto.signatures import SigningKey
+from fedlearn.durable import write_whole
 from fedlearn.errors import ConfigError, FedlearnError, ProtocolError, RefusedError
 from fedlearn.holder_policy import HolderPolicy
+from fedlearn.layout import Layout
 from fedlearn.ledger import Ledger
 from fedlearn.logs import log_as_json
 from fedlearn.policy import Policy
 from fedlearn.positions import Positions
+from fedlearn.privacy.clipping import Vector
 from fedlearn.privacy.guarantee import PrivacyUnit
 from fedlearn.secagg.messages import decode_advertise
 from fedlearn.secagg.stages import Member
 from fedlearn.training.device import pick_device
 
-__all__ = ["PAUSED_FILE", "DeployedAgent", "listen", "main", "read_identity"]
+__all__ = ["MODELS_FOLDER", "PAUSED_FILE", "DeployedAgent", "listen", "main", "read_identity"]
 
 # Beside the policy, while its holder wants no new attempt to begin.
 PAUSED_FILE: Final = "paused"
+# Beside the policy: the final models of sessions, as their coordinators showed them at the end.
+MODELS_FOLDER: Final = "models"
 
+_MODELS_KEPT: Final = 16
 _SESSIONS_KEPT: Final = 4  # each has a warm model
 _AT_ONCE: Final = 8  # requests: a copy waits for its first, and whatever burns an attempt must get through
 _BESIDE_THE_MODEL: Final = 1 << 21  # bytes of a frame: configuration, boxes, names of tensors
@@ -166,8 +173,21 @@ class DeployedAgent:
             build=self._builder(source, limits),
             population_size=len(self._roster.members),
             device=self._device,
+            keep_model=self._keep_model,
         )
         return MaskedAgent(holder, self._member, self._roster, premises)
+
+    def _keep_model(self, session: str, weights: Vector, layout: Layout) -> None:
+        """The final model of a session as a file, that of the run folder byte for byte; the latest few are kept."""
+        folder = self._policy.path.parent / MODELS_FOLDER
+        tensors = {name: part.astype("float32") for name, part in layout.split(weights).items()}
+        try:
+            folder.mkdir(mode=0o700, exist_ok=True)
+            write_whole(folder / f"{session}.safetensors", save(tensors), mode=0o600)
+            for old in sorted(folder.glob("*.safetensors"), key=lambda path: path.stat().st_mtime)[:-_MODELS_KEPT]:
+                old.unlink()
+        except OSError as error:
+            _log.warning("the final model cannot be kept: %s", error.strerror)
 
     def _builder(self, source: Source, limits: Policy) -> Callable[[RunConfig], nn.Module]:
         search = [self._policy.path.parent]

@@ -125,10 +125,11 @@ class MaskedAgent:
             if session.config is None or session.agreement is None:
                 raise ProtocolError("an attestation for a session without a configuration")
             if session.attested is None:
-                read_model(frame.body, session.agreement.layout)
+                weights = read_model(frame.body, session.agreement.layout)
                 session.attested = (digest, b"")  # before what was booked is read: no attempt begins any more
                 session.participant.forget()
                 session.attested = (digest, self._attestation(frame.session, session.config, digest))
+                self.premises.keep_model(frame.session, weights, session.agreement.layout)
             if session.attested[0] != digest:
                 raise ProtocolError("another model for a session that is attested")
             return session.attested[1]

@@ -20,7 +20,7 @@ __all__ = ["app"]
 app = typer.Typer(help="A data holder: what it accepts, and from whom.", no_args_is_help=True, rich_markup_mode=None)
 roster = typer.Typer(help="Who takes part.", no_args_is_help=True, rich_markup_mode=None)
 policy = typer.Typer(help="What is accepted.", no_args_is_help=True, rich_markup_mode=None)
-for command in (holder.start, holder.stop, holder.status, holder.pause, holder.leave):
+for command in (holder.start, holder.stop, holder.status, holder.pause, holder.model, holder.leave):
     app.command(command.__name__)(command)
 app.add_typer(roster, name="roster")
 app.add_typer(policy, name="policy")

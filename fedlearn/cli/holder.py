@@ -9,14 +9,15 @@ import typer
 
 from fedlearn.cli.ledger import tell_account
 from fedlearn.cli.options import AsJson, Home
-from fedlearn.errors import ConfigError
+from fedlearn.errors import ConfigError, FedlearnError
 from fedlearn.home import home_folder
+from fedlearn.wording import one_line
 
 if TYPE_CHECKING:
     from fedlearn.deployment.holder_status import HolderStatus
     from fedlearn.deployment.starting import Start
 
-__all__ = ["leave", "pause", "start", "status", "stop"]
+__all__ = ["leave", "model", "pause", "start", "status", "stop"]
 
 
 def start(
@@ -75,6 +76,34 @@ def pause(
 
     holder_status.pause(_folder(home), end=end)
     _say("goes on taking part" if end else "paused: no attempt begins; fedlearn client pause --end goes on")
+
+
+def model(
+    output: Annotated[Path, typer.Option(help="Where the model is written; a file that is there is refused.")],
+    session: Annotated[str | None, typer.Option(help="The run's session; by default the latest that ended.")] = None,
+    certificate: Annotated[
+        Path | None, typer.Option(help="The run's certificate.json: only the model that it certifies is written.")
+    ] = None,
+    home: Home = None,
+) -> None:
+    """Write the final model of a run in which this holder took part, as its agent was shown it and signed for it."""
+    from fedlearn.certificate.verify import verify_certificate
+    from fedlearn.deployment.holder_status import final_model
+    from fedlearn.durable import write_whole
+    from fedlearn.holder_policy import HolderPolicy
+
+    folder = _folder(home)
+    if output.exists():
+        raise ConfigError(f"--output {output}: there already; nothing was written")
+    content = final_model(folder, session).read_bytes()
+    if certificate is not None:
+        roster = HolderPolicy.load(folder / "client.toml").roster
+        verification = verify_certificate(certificate.read_bytes(), content, roster)
+        if not verification.passed:
+            raise FedlearnError(f"{certificate}: {verification.verdict}; nothing was written")
+        _say(one_line(verification.verdict))
+    write_whole(output, content)
+    _say(f"{output} written" + ("" if certificate else "; check it: fedlearn verify CERT MODEL --roster FILE"))
 
 
 def leave(

@@ -4,14 +4,14 @@ import json
 from dataclasses import dataclass
 from pathlib import Path
 
-from fedlearn.agent.deployed import PAUSED_FILE
+from fedlearn.agent.deployed import MODELS_FOLDER, PAUSED_FILE
 from fedlearn.deployment.starting import holder_process
 from fedlearn.deployment.supervisor import STATE_FILE
 from fedlearn.errors import ConfigError, FedlearnError
 from fedlearn.holder_policy import HolderPolicy
 from fedlearn.ledger.statement import Account, read_statement
 
-__all__ = ["HolderStatus", "leave", "pause", "read_status"]
+__all__ = ["HolderStatus", "final_model", "leave", "pause", "read_status"]
 
 # What makes a home a member: without them it is in no federation. The ledger stays for as long as the records live.
 _MEMBERSHIP = ("node.key", "server.toml", "ca.crt", "roster.toml", "confirmed.toml", "accepted.toml", "node.toml")
@@ -87,6 +87,23 @@ def leave(folder: Path) -> None:
         raise ConfigError(f"{folder}: process {process} runs; stop it first: fedlearn client stop")
     for name in _MEMBERSHIP:
         (folder / name).unlink(missing_ok=True)
+
+
+def final_model(folder: Path, session: str | None) -> Path:
+    """The file of the final model of a session, by default the latest.
+
+    Raises:
+        ConfigError: no run has ended here, or the session is none of those kept.
+    """
+    kept = sorted((folder / MODELS_FOLDER).glob("*.safetensors"), key=lambda path: path.stat().st_mtime)
+    if not kept:
+        raise ConfigError(f"{folder / MODELS_FOLDER}: no final model; a coordinator shows it when a run has ended")
+    if session is None:
+        return kept[-1]
+    for path in kept:
+        if path.stem == session:
+            return path
+    raise ConfigError(f"--session {session}: not kept here; expected one of {', '.join(path.stem for path in kept)}")
 
 
 def _parts(folder: Path) -> dict[str, dict[str, object]]:

@@ -19,9 +19,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from safetensors.numpy import load
 
 from fedlearn.agent.agreement import plan_for
-from fedlearn.agent.deployed import PAUSED_FILE, DeployedAgent, listen, main
+from fedlearn.agent.deployed import MODELS_FOLDER, PAUSED_FILE, DeployedAgent, listen, main
 from fedlearn.agent.frames import REFUSAL, Frame
 from fedlearn.agent.socket import ask, is_answering
 from fedlearn.agent.source import Source, start_model
@@ -289,6 +290,22 @@ def test_while_it_is_paused_no_attempt_begins_and_one_that_began_goes_on(federat
     for member in range(4):
         (tmp_path / str(member) / PAUSED_FILE).unlink()
     assert parties.run(2, attempt=1).survivors == 4
+
+
+def test_the_final_model_is_kept_as_it_was_signed_for_and_no_other(federation, tmp_path):
+    parties = federation()
+    parties.run()
+    like = Source("digits", None).blank(parties.config)
+    layout = layout_of(start_model(parties.config, like, search=[]))
+    weights = np.linspace(-1, 1, 650).astype(np.float32)
+    agent, kept = parties.agents[0], tmp_path / "0" / MODELS_FOLDER / f"{SESSION}.safetensors"
+    shown = write_model(weights.astype(np.float64), layout)
+    assert not agent.handle(0, "attest", parties.frame("attest", shown, 2)).startswith(REFUSAL)
+    tensors = load(kept.read_bytes())
+    assert set(tensors) == set(layout.names)
+    np.testing.assert_array_equal(np.concatenate([tensors[name].ravel() for name in layout.names]), weights)
+    assert agent.handle(0, "attest", parties.frame("attest", shown[:-1] + b"?", 2)).startswith(REFUSAL)
+    np.testing.assert_array_equal(load(kept.read_bytes())[layout.names[0]], tensors[layout.names[0]])
 
 
 def test_a_reply_with_a_vector_is_held_as_long_as_the_policy_says(federation):

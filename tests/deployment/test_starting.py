@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 from fedlearn.cli import app
 from fedlearn.deployment.holder_status import leave, pause, read_status
 from fedlearn.deployment.starting import Acceptance, Start, holder_process
-from fedlearn.errors import ConfigError, RefusedError
+from fedlearn.errors import ConfigError, FedlearnError, RefusedError
 from fedlearn.holder_policy import HolderPolicy
 from tests.holder_files import small_roster, write_policy
 
@@ -109,3 +109,30 @@ def test_a_home_that_is_not_there_is_a_sentence(tmp_path):
         with pytest.raises(ConfigError, match="join first"):
             look(tmp_path / "client")
     assert holder_process(tmp_path / "client") is None
+
+
+def test_the_final_model_is_written_once_and_only_if_its_certificate_holds(folder, tmp_path):
+    def model(*arguments: object) -> BaseException | None:
+        words = [
+            "client",
+            "model",
+            "--home",
+            str(folder.parent),
+            "--output",
+            str(tmp_path / "out"),
+            *map(str, arguments),
+        ]
+        return CliRunner().invoke(app, words).exception
+
+    assert "no final model" in str(model())
+    (folder / "models").mkdir()
+    for number, session in enumerate(("0" * 32, "1" * 32)):
+        (folder / "models" / f"{session}.safetensors").write_bytes(b"model %d" % number)
+        os.utime(folder / "models" / f"{session}.safetensors", (number, number))
+    assert "expected one of" in str(model("--session", "2" * 32))
+    (tmp_path / "certificate.json").write_bytes(b"{}")
+    assert isinstance(model("--certificate", tmp_path / "certificate.json"), FedlearnError)
+    assert not (tmp_path / "out").exists()
+    assert model("--session", "0" * 32) is None
+    assert (tmp_path / "out").read_bytes() == b"model 0"
+    assert "there already" in str(model())
