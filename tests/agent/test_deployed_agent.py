@@ -304,7 +304,7 @@ def test_the_final_model_is_kept_as_it_was_signed_for_and_no_other(federation, t
     tensors = load(kept.read_bytes())
     assert set(tensors) == set(layout.names)
     np.testing.assert_array_equal(np.concatenate([tensors[name].ravel() for name in layout.names]), weights)
-    assert agent.handle(0, "attest", parties.frame("attest", shown[:-1] + b"?", 2)).startswith(REFUSAL)
+    assert agent.handle(0, "attest", parties.frame("attest", shown[:-1] + b"!", 2)).startswith(REFUSAL)
     np.testing.assert_array_equal(load(kept.read_bytes())[layout.names[0]], tensors[layout.names[0]])
 
 
