@@ -27,8 +27,9 @@ class Evidence:
     """All that a certificate may speak of.
 
     `config` is canonical; `noise` says who drew it or what stood for it in a simulation, `noise_std` is in grid
-    units, of one draw (0: none). `attempts` are the lines of events.jsonl. `head` and `entries` are those of the one ledger of a simulation, or of the coordinator's own account.
-    `roster_hash` is None where masking is off. Scores are of public data alone.
+    units, of one draw (0: none). `attempts` are the lines of events.jsonl. `head` and `entries` are those of the one
+    ledger of a simulation, or of the coordinator's own account. `roster_hash` is None where masking is off. Scores are
+    of public data alone.
     """
 
     kind: Literal["simulation", "deployment"]

@@ -1,0 +1,235 @@
+"""A certificate states what its inputs give and nothing else; and nothing of how many records a client has."""
+
+import json
+from dataclasses import replace
+
+import pytest
+
+from fedlearn import RunConfig, simulate
+from fedlearn.agent.simulated import coordinator_key, load_simulated_data
+from fedlearn.certificate.attestation import Attestation
+from fedlearn.certificate.build import Evidence, certify
+from fedlearn.certificate.figures import booked_event, guarantees_of, request_of
+from fedlearn.certificate.verify import verify_certificate
+from fedlearn.checkpoint import RunFolder
+from fedlearn.privacy.calibration import guarantees_after
+from fedlearn.vector import layout_of
+
+PATIENTS = """
+[run]
+rounds = 2
+spare_rounds = 0
+[data]
+dataset = "csv"
+path = "patients.csv"
+label = "ill"
+classes = [["no"], ["yes"]]
+client_column = "site"
+partition = "natural"
+[data.columns.age]
+low = 0
+high = 100
+[model]
+name = "linear"
+[training]
+learning_rate = 4.0
+strategy = "FedAvg"
+[privacy]
+mode = "record-distributed"
+target_epsilon = 5.0
+delta = 1e-4
+max_grad_norm = 0.5
+clipping_norm = 50.0
+sampling_probability = "1"
+planned_records = 400
+max_participations = 2
+[secure_aggregation]
+masking = true
+cohorts = "rotation"
+planned_cohort = 4
+min_survivors = 4
+max_colluders = 1
+scale_bits = 16
+"""
+
+
+@pytest.fixture
+def evidence(finished_run, certificate, model_file):
+    """What the run left behind, gathered by hand."""
+    content, folder = json.loads(certificate), RunFolder(finished_run)
+    config = RunConfig.load(finished_run / "config.toml")
+    return Evidence(
+        kind="simulation",
+        session=content["run"]["session"],
+        started=content["run"]["started"],
+        ended=content["run"]["ended"],
+        purpose="digits",
+        config=config.to_bytes(),
+        population_size=10,
+        noise="shares",
+        noise_std=content["noise"]["std"],
+        layout=layout_of(load_simulated_data(config).build_model(config)),
+        model_file=model_file,
+        attempts=folder.lines("events.jsonl"),
+        head=bytes.fromhex(content["ledger"]["head"]),
+        entries=content["ledger"]["entries"],
+        attestations=[Attestation.from_dict(entry) for entry in content["ledger"]["attestations"]],
+        roster_hash=folder.roster().sha256,
+        accuracy=float(content["scores"]["accuracy"]),
+        loss=float(content["scores"]["loss"]),
+        audits=[{"format": "fedlearn/v1/audit", "kind": "mechanism", "epsilon_lower": 1.5}],
+        unprotected=content["unprotected"],
+        versions=content["versions"],
+    )
+
+
+def content_of(evidence, finished_run):
+    return json.loads(certify(evidence, coordinator_key(finished_run)))
+
+
+def test_the_same_inputs_give_the_same_certificate(evidence, finished_run, certificate):
+    again = certify(
+        replace(evidence, purpose=json.loads(certificate)["run"]["purpose"], audits=()), coordinator_key(finished_run)
+    )
+    assert again == certificate
+
+
+@pytest.mark.parametrize(
+    ("removed", "empty", "statements"),
+    [
+        ("attempts", (), {"events", "guarantees", "secure_aggregation"}),
+        ("attestations", (), {"ledger"}),
+        ("head", None, {"ledger"}),
+        ("entries", None, {"ledger"}),
+        ("roster_hash", None, {"secure_aggregation", "guarantees"}),
+        ("accuracy", None, {"scores"}),
+        ("loss", None, {"scores"}),
+        ("audits", (), {"audit"}),
+        ("unprotected", (), {"unprotected"}),
+        ("versions", {}, {"versions"}),
+        ("purpose", None, {"run"}),
+    ],
+)
+def test_without_an_input_its_statement_goes_and_no_other(evidence, finished_run, removed, empty, statements):
+    whole = content_of(evidence, finished_run)
+    left = content_of(replace(evidence, **{removed: empty}), finished_run)
+    changed = {name for name in whole if whole[name] != left[name]} - {"coordinator"}
+    assert changed == statements
+    assert all(_stated(left[name]) < _stated(whole[name]) for name in statements)
+
+
+def _stated(content):
+    """How many values are there."""
+    if isinstance(content, dict):
+        return sum(map(_stated, content.values()))
+    return sum(map(_stated, content)) if isinstance(content, list) else content is not None
+
+
+def test_without_transcripts_nothing_is_claimed_against_the_server(evidence, finished_run):
+    lines = [{**line, "transcript": None} for line in evidence.attempts]
+    left = content_of(replace(evidence, attempts=lines), finished_run)
+    assert left["secure_aggregation"] is None
+    assert not any("server" in against for against in left["guarantees"][0]["holds_against"])
+    assert "unmasked" in {assumption["id"] for assumption in left["guarantees"][0]["assumptions"]}
+
+
+def test_an_audit_stands_in_it_without_a_float(evidence, finished_run):
+    assert content_of(evidence, finished_run)["audit"][0]["epsilon_lower"] == "1.5"
+
+
+MODES = [
+    ("privacy.mode=record-distributed", "secure_aggregation.masking=true"),
+    ("privacy.mode=record-local", "secure_aggregation.masking=false", "privacy.sampling_probability=1/3"),
+    ("privacy.mode=client-distributed", "secure_aggregation.masking=true", "privacy.target_epsilon=50"),
+    ("privacy.mode=client-central", "secure_aggregation.masking=false", "privacy.target_epsilon=50"),
+]
+
+
+@pytest.mark.lengthy
+@pytest.mark.parametrize("overrides", MODES, ids=lambda overrides: overrides[0].partition("=")[2])
+def test_figures_from_bytes_are_those_of_the_plan(load_digits, overrides):
+    config = load_digits("run.rounds=3", "run.spare_rounds=1", *overrides)
+    data = load_simulated_data(config)
+    plan = data.plan
+    noise_std = max(plan.noise_std, plan.step_noise_std, plan.central_noise_std)
+    request = request_of(config.to_bytes(), population_size=10, dimension=plan.dimension)
+    assert plan.event is not None
+    assert booked_event(request, noise_std) == plan.event.as_dict()
+    masked = config.secure_aggregation.masking
+    told = guarantees_of(request, noise_std=noise_std, attempts=3, masked=masked)
+    for entry, expected in zip(told, guarantees_after(plan, 3), strict=True):
+        assert float(entry["epsilon"]) == pytest.approx(expected.epsilon, abs=1.1e-6)
+        assert float(entry["epsilon"]) >= expected.epsilon
+        assert entry["holds_against"] == list(expected.holds_against)
+        assert [known["text"] for known in entry["assumptions"]] == list(expected.assumptions)
+        assert (entry["epsilon_if_masking_fails"] is None) == (expected.epsilon_if_masking_fails is None)
+
+
+@pytest.mark.lengthy
+def test_secret_cohorts_stay_secret_and_the_ledger_is_the_coordinators(load_digits, tmp_path):
+    overrides = [
+        "privacy.mode=client-central",
+        "secure_aggregation.masking=false",
+        "secure_aggregation.cohorts=poisson",
+    ]
+    sizes = ["secure_aggregation.planned_cohort=5", "secure_aggregation.min_survivors=4", "privacy.target_epsilon=5"]
+    run = simulate(
+        load_digits("run.rounds=3", "run.spare_rounds=0", *overrides, *sizes), output=tmp_path / "run"
+    ).run_dir
+    body = (run / "certificate.json").read_bytes()
+    content = json.loads(body)
+    assert {(line["asked"], line["survived"]) for line in content["events"]} == {(None, None)}
+    assert content["ledger"]["entries"] == 6
+    assert content["ledger"]["attestations"][0]["releases"] == 3
+    assert [len(content["guarantees"]), content["secure_aggregation"]] == [2, None]
+    assert verify_certificate(body, (run / "model.safetensors").read_bytes()).passed
+
+
+def test_mode_none_is_certified_as_not_private(load_digits, tmp_path):
+    run = simulate(load_digits("run.rounds=2", "privacy.mode=none"), output=tmp_path / "run").run_dir
+    body = (run / "certificate.json").read_bytes()
+    content = json.loads(body)
+    assert (content["guarantees"], content["ledger"]["entries"]) == ([], 0)
+    verification = verify_certificate(body, (run / "model.safetensors").read_bytes())
+    assert verification.passed, verification.checks
+    assert "NOT PRIVATE" in {check.name: check.detail for check in verification.checks}["guarantees"]
+
+
+def _patients(folder, records_of_the_first):
+    rows = [f"a,{20 + n % 60},{'yes' if n % 60 > 30 else 'no'}" for n in range(records_of_the_first)]
+    rows += [f"{site},{20 + n % 60},{'yes' if n % 60 > 30 else 'no'}" for site in "bcd" for n in range(100)]
+    folder.mkdir()
+    (folder / "patients.csv").write_text("\n".join(["site,age,ill", *rows]) + "\n")
+    (folder / "patients.toml").write_text(PATIENTS)
+    return RunConfig.load(folder / "patients.toml")
+
+
+def _without_what_is_fresh(content):
+    """All but hashes, keys, signatures, times and scores."""
+    if isinstance(content, list):
+        return [_without_what_is_fresh(item) for item in content]
+    if isinstance(content, dict):
+        fresh = {
+            "key",
+            "signature",
+            "session",
+            "started",
+            "ended",
+            "model_hash",
+            "file_sha256",
+            "roster_hash",
+            "scores",
+        }
+        fresh |= {"transcripts", "head", "ledger_head", "dataset_tag"}
+        return {name: _without_what_is_fresh(item) for name, item in content.items() if name not in fresh}
+    return content
+
+
+def test_a_certificate_does_not_tell_how_many_records_a_client_has(tmp_path):
+    told = []
+    for many in (20, 170):
+        run = simulate(_patients(tmp_path / str(many), many), output=tmp_path / f"run-{many}").run_dir
+        told.append(json.loads((run / "certificate.json").read_bytes()))
+    assert _without_what_is_fresh(told[0]) == _without_what_is_fresh(told[1])
+    assert len(json.dumps(told[0])) == len(json.dumps(told[1]))
+    assert told[0]["subject"]["model_hash"] != told[1]["subject"]["model_hash"]
