@@ -256,9 +256,10 @@ def _watch(server: "ServerHome", run: str) -> "Progressed":
     """Tell each round of a run until it has ended.
 
     Raises:
-        RunFailedError: it did not finish.
+        RunFailedError: it did not finish, or the server is gone.
     """
     from fedlearn.deployment.runs import ENDED
+    from fedlearn.deployment.service import service_process
 
     told = 0
     while True:
@@ -268,6 +269,8 @@ def _watch(server: "ServerHome", run: str) -> "Progressed":
             typer.echo(_line(progressed), err=True)
         if progressed.run.state in ENDED:
             break
+        if service_process(server) is None:
+            raise RunFailedError(f"the server is gone; run {run} goes on when it is started again")
         time.sleep(_WATCH_SECONDS)
     if progressed.run.state != "finished":
         raise RunFailedError(f"run {run} is {progressed.run.state}{_because(progressed)}")

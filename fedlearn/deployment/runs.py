@@ -95,7 +95,7 @@ class Runs:
         return next((run for run in self.all() if run.state not in ENDED), None)
 
     def submitted(self, run: str, number: int) -> None:
-        """Note that Flower has it under this number."""
+        """Note that Flower has it under this number, which may have 64 bits: more than SQLite's integers hold."""
         with self._writing() as database:
             database.execute("UPDATE run SET state = 'running', number = ? WHERE id = ?", (str(number), run))
 

@@ -10,7 +10,6 @@ Everything it must remember is in files (`Federation`, `Runs`, run folders): aft
 
 import contextlib
 import fcntl
-import logging
 import os
 import subprocess
 import sys
@@ -40,8 +39,6 @@ _TICK_SECONDS: Final = 0.5
 _NODES_SECONDS: Final = 2.0
 _LONGEST_PAUSE: Final = 30.0
 
-_log = logging.getLogger(__name__)
-
 Tell = Callable[[str], None]
 
 
@@ -57,6 +54,7 @@ class Service:
         self._keeper, self._kept = RunKeeper(), ""
         self._conclusion: subprocess.Popen[bytes] | None = None
         self._certificate = b""
+        self._last_trouble = ""
         self._pause, self._next_start, self._next_nodes = 1.0, 0.0, 0.0
 
     def run(self, stop: threading.Event) -> None:
@@ -89,9 +87,15 @@ class Service:
             if self._superlink.is_alive:
                 self._look_after_nodes()
                 self._look_after_run()
-        except (FedlearnError, OSError) as error:
+        except Exception as error:
             # Whatever it is, the next tick may find it gone: a full disk, a SuperLink that does not answer yet.
-            _log.warning("%s", error)
+            self._trouble(str(error) if isinstance(error, FedlearnError) else _told(error))
+
+    def _trouble(self, sentence: str) -> None:
+        """Tell of it once, however often it comes."""
+        if sentence != self._last_trouble:
+            self._tell(sentence)
+        self._last_trouble = sentence
 
     def _start_superlink(self) -> None:
         self._certificate = self._home.certificate.fingerprint
@@ -224,6 +228,17 @@ class Service:
         self._stop_superlink()
         self._federation.close()
         self._runs.close()
+
+
+def _told(error: Exception) -> str:
+    """An error that nobody foresaw, without what it quotes."""
+    if isinstance(error, OSError):
+        return f"{error.filename or 'a file'}: {error.strerror}"
+    traceback = error.__traceback__
+    while traceback is not None and traceback.tb_next is not None:
+        traceback = traceback.tb_next
+    place = f"{traceback.tb_frame.f_globals.get('__name__')}:{traceback.tb_lineno}" if traceback else "nowhere"
+    return f"{type(error).__name__} at {place}; going on"
 
 
 def _facts(folder: RunFolder) -> Facts:
