@@ -24,10 +24,11 @@ from fedlearn.privacy.clipping import Vector
 from fedlearn.privacy.quantization import Lanes
 from fedlearn.roster import Roster
 
-__all__ = ["REVOKED_FILE", "ROSTER_FILE", "Progress", "RunFolder", "fresh_folder", "load_run"]
+__all__ = ["LOCK_FILE", "REVOKED_FILE", "ROSTER_FILE", "Progress", "RunFolder", "fresh_folder", "load_run"]
 
 ROSTER_FILE = "roster.toml"
 REVOKED_FILE = "revoked.jsonl"
+LOCK_FILE = "run.lock"
 
 _CHECKPOINT = "checkpoint.safetensors"
 
@@ -79,7 +80,7 @@ class RunFolder:
         """
         with ExitStack() as held:
             try:
-                lock = held.enter_context(locked(self.file("run.lock")))
+                lock = held.enter_context(locked(self.file(LOCK_FILE)))
             except BlockingIOError:
                 raise ConfigError(
                     f"{self.path}: another process works on this run; wait until it has ended, or end it first"

@@ -150,7 +150,8 @@ class RunKeeper:
     """Keeps one run going (reliability.md, F12 and F14).
 
     Guarantees:
-        a run that gave no sign of life 60 s after it was submitted is so again, over a fresh SuperLink;
+        a run that gave no sign of life 60 s after it was submitted (then 120 s, 240 s ...) is so again, over a fresh
+            SuperLink;
         a run whose process is gone is submitted again, one that is silent for 30 s over a fresh SuperLink;
         Flower's word that a run goes on is believed in no case;
         after 5 starts without a round between them it is given up.
@@ -181,7 +182,8 @@ class RunKeeper:
             return self._start(facts, Step.RESTART if facts.alive else Step.SUBMIT)
         heard = facts.last_sign is not None and facts.last_sign >= self._submitted
         if not heard:
-            late = facts.now - self._submitted > _START_SECONDS
+            # Twice as long with every try: a machine with too much to do is not helped by starting over and over.
+            late = facts.now - self._submitted > _START_SECONDS * 2 ** (self._starts - 1)
             return self._start(facts, Step.RESTART) if late else Step.WAIT
         if not facts.alive:
             return self._start(facts, Step.SUBMIT)

@@ -9,7 +9,6 @@ Everything it must remember is in files (`Federation`, `Runs`, run folders): aft
 """
 
 import contextlib
-import fcntl
 import os
 import subprocess
 import sys
@@ -26,11 +25,12 @@ from fedlearn.deployment.join_endpoint import JoinEndpoint, listen
 from fedlearn.deployment.runs import BookedRun, Facts, RunKeeper, Runs, Step
 from fedlearn.deployment.server_home import ServerHome
 from fedlearn.deployment.superlink_process import SuperLinkProcess
+from fedlearn.durable import locked
 from fedlearn.errors import ConfigError, FedlearnError, RunFailedError
 from fedlearn.flower.control import Control
 from fedlearn.flower.failure import FAILURE_FILE, forget_failure
 from fedlearn.flower.process_tree import adopt_orphans
-from fedlearn.flower.sign_of_life import alive, last_sign
+from fedlearn.flower.sign_of_life import is_worked_on, last_sign
 
 __all__ = ["Service", "service_process"]
 
@@ -67,7 +67,7 @@ class Service:
             ConfigError: another one serves this home, or a port is taken.
             RunFailedError: the SuperLink does not start the first time.
         """
-        with _locked(self._home.folder / _LOCK_FILE):
+        with _only_one(self._home.folder):
             for port in (self._home.port, self._home.join_port):
                 listen(self._home.host, port).close()
             adopt_orphans()
@@ -247,8 +247,8 @@ def _facts(folder: RunFolder) -> Facts:
     return Facts(
         now=time.time(),
         rounds=rounds,
-        alive=alive(folder.path),
-        last_sign=last_sign(folder.path),
+        alive=is_worked_on(folder),
+        last_sign=last_sign(folder),
         trained=rounds >= load_run(folder.file("config.toml")).run.rounds,
         concluded=folder.file("summary.json").is_file(),
         failed=bool(folder.lines(FAILURE_FILE)),
@@ -256,39 +256,34 @@ def _facts(folder: RunFolder) -> Facts:
 
 
 @contextlib.contextmanager
-def _locked(path: Path) -> Iterator[None]:
-    """Hold the home, with this process's id in the file.
+def _only_one(folder: Path) -> Iterator[None]:
+    """Serve this folder, with this process's id in its lock file.
 
     Raises:
-        ConfigError: another process holds it.
+        ConfigError: another process serves it.
     """
-    descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
-    try:
+    with contextlib.ExitStack() as held:
         try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            descriptor = held.enter_context(locked(folder / _LOCK_FILE))
         except BlockingIOError:
-            holder = os.pread(descriptor, 20, 0).decode("ascii", "replace").strip()
             raise ConfigError(
-                f"{path.parent}: served already, by process {holder}; fedlearn server stop ends it"
+                f"{folder}: served already, by process {_holder(folder)}; fedlearn server stop ends it"
             ) from None
         os.ftruncate(descriptor, 0)
         os.pwrite(descriptor, f"{os.getpid()}\n".encode(), 0)
         yield
-    finally:
-        os.close(descriptor)
 
 
 def service_process(home: ServerHome) -> int | None:
     """The id of the process that serves a home; None where none does."""
     try:
-        descriptor = os.open(home.folder / _LOCK_FILE, os.O_RDWR)
-    except OSError:
-        return None
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        with locked(home.folder / _LOCK_FILE):
+            return None
     except BlockingIOError:
-        text = os.pread(descriptor, 20, 0).decode("ascii", "replace").strip()
-        return int(text) if text.isdigit() else None
-    finally:
-        os.close(descriptor)
-    return None
+        return _holder(home.folder)
+
+
+def _holder(folder: Path) -> int:
+    """The process that wrote its id last; 0 where it did not yet."""
+    text = (folder / _LOCK_FILE).read_text(encoding="ascii", errors="replace").strip()
+    return int(text) if text.isdigit() else 0

@@ -1,77 +1,81 @@
-"""A file that a coordinator touches while it works on a run, and locks, so that it is the only one.
+"""How others see that a process works on a run: it touches the file whose lock it holds.
 
 Flower goes on to call a run "running" when the process behind it is gone (reliability.md, section 2), and may call one
-"pending" for ever. Whoever wants to know looks at this file.
+"pending" for ever. Whoever wants to know looks here.
 """
 
-import fcntl
 import os
 import threading
+import time
 from collections.abc import Iterator
-from contextlib import contextmanager
-from pathlib import Path
+from contextlib import ExitStack, contextmanager
 from typing import Final
 
-from fedlearn.errors import RunFailedError
+from fedlearn.checkpoint import LOCK_FILE, RunFolder
+from fedlearn.durable import locked
+from fedlearn.errors import ConfigError
 
-__all__ = ["BEAT_SECONDS", "alive", "last_sign", "working"]
+__all__ = ["BEAT_SECONDS", "is_worked_on", "last_sign", "working"]
 
 BEAT_SECONDS: Final = 2.0
 
-_FILE: Final = "coordinator.alive"
+_PATIENCE_SECONDS: Final = 3.0
 
 
 @contextmanager
-def working(folder: Path) -> Iterator[None]:
-    """Hold the run in `folder` and touch its file every `BEAT_SECONDS`; the process ends if its parent does.
+def working(folder: RunFolder) -> Iterator[RunFolder]:
+    """Hold the run, and give a sign every `BEAT_SECONDS`; the process ends if its parent does.
 
     Raises:
-        RunFailedError: another process works on this run.
+        ConfigError: another process works on this run.
     """
-    descriptor = os.open(folder / _FILE, os.O_RDWR | os.O_CREAT, 0o600)
-    ended = threading.Event()
-    try:
+    with _patiently_locked(folder) as held:
+        path, ended, parent = held.file(LOCK_FILE), threading.Event(), os.getppid()
+
+        def beat() -> None:
+            os.utime(path)
+            while not ended.wait(BEAT_SECONDS):
+                os.utime(path)
+                if os.getppid() != parent:  # nobody would hear of what this process does
+                    os._exit(1)
+
+        beating = threading.Thread(target=beat, name="sign-of-life", daemon=True)
+        beating.start()
         try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise RunFailedError(f"{folder}: another process works on this run") from None
-        os.utime(descriptor)
-        beat = threading.Thread(target=_beat, args=(descriptor, ended, os.getppid()), daemon=True)
-        beat.start()
-        try:
-            yield
+            yield held
         finally:
             ended.set()
-            beat.join()
-    finally:
-        os.close(descriptor)
+            beating.join()
 
 
-def alive(folder: Path) -> bool:
-    """Whether a process works on the run, be it stuck or not."""
+@contextmanager
+def _patiently_locked(folder: RunFolder) -> Iterator[RunFolder]:
+    """Whoever only looks whether the run is worked on holds the lock for a moment too."""
+    deadline = time.monotonic() + _PATIENCE_SECONDS
+    with ExitStack() as stack:
+        while True:
+            try:
+                held = stack.enter_context(folder.locked())
+                break
+            except ConfigError:
+                if time.monotonic() > deadline:
+                    raise
+                time.sleep(0.05)
+        yield held
+
+
+def is_worked_on(folder: RunFolder) -> bool:
+    """Whether a process holds the run, be it stuck or not."""
     try:
-        descriptor = os.open(folder / _FILE, os.O_RDWR)
-    except OSError:
-        return False
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        with locked(folder.file(LOCK_FILE)):
+            return False
     except BlockingIOError:
         return True
-    finally:
-        os.close(descriptor)
-    return False
 
 
-def last_sign(folder: Path) -> float | None:
+def last_sign(folder: RunFolder) -> float | None:
     """The moment (seconds since the epoch) of the last sign, or None where there never was one."""
     try:
-        return (folder / _FILE).stat().st_mtime
+        return folder.file(LOCK_FILE).stat().st_mtime
     except OSError:
         return None
-
-
-def _beat(descriptor: int, ended: threading.Event, parent: int) -> None:
-    while not ended.wait(BEAT_SECONDS):
-        os.utime(descriptor)
-        if os.getppid() != parent:  # nobody would hear of what this process does
-            os._exit(1)

@@ -32,7 +32,8 @@ def test_f14_a_run_that_never_starts_is_submitted_again_over_a_fresh_superlink_a
     assert keeper.decide(Facts(now=1060.0)) is Step.WAIT
     assert keeper.decide(Facts(now=1061.0)) is Step.RESTART
     keeper.submitted(1061.0)
-    assert keeper.decide(Facts(now=1062.0)) is Step.WAIT
+    assert keeper.decide(Facts(now=1061.0 + 120)) is Step.WAIT
+    assert keeper.decide(Facts(now=1061.0 + 121)) is Step.RESTART
 
 
 def test_f14_a_sign_of_an_earlier_life_is_not_one():
@@ -67,7 +68,7 @@ def test_a_run_that_never_comes_to_life_is_given_up_and_rounds_count_as_life():
 
     def die(rounds):
         nonlocal now
-        now += 100.0
+        now += 10000.0
         step = keeper.decide(Facts(now=now, rounds=rounds))
         keeper.submitted(now)
         return step

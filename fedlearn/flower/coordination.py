@@ -1,0 +1,94 @@
+"""The coordinator of one run: it loads what it may know of the data and drives the rounds over a Flower grid."""
+
+from flwr.serverapp import Grid
+
+from fedlearn.agent.simulated import load_simulated_data
+from fedlearn.attesting import collect_attestations
+from fedlearn.checkpoint import RunFolder, load_run
+from fedlearn.flower.messenger import Messenger
+from fedlearn.flower.public_data import PublicData
+from fedlearn.flower.strategies import StrategyOptimizer
+from fedlearn.layout import write_model
+from fedlearn.privacy.calibration import epsilon_after
+from fedlearn.privacy.clipping import Vector
+from fedlearn.promise import Promise
+from fedlearn.roster import Roster
+from fedlearn.rounds import Coordinator, OnRound, RunData, new_progress, run_rounds
+from fedlearn.secagg.transcript import Position
+from fedlearn.training.device import pick_device
+from fedlearn.training.evaluate import evaluate
+from fedlearn.vector import layout_of, read_parameters
+
+__all__ = ["coordinate", "load_data"]
+
+
+def load_data(folder: RunFolder, *, deployed: bool) -> RunData:
+    """What a coordinator in a process of its own knows of the data of the run in `folder`.
+
+    Raises:
+        ConfigError: the data cannot be used.
+    """
+    config = load_run(folder.file("config.toml"))
+    if not deployed:
+        return load_simulated_data(config)
+    return PublicData.load(config, population_size=len(folder.roster().members))
+
+
+def coordinate(
+    grid: Grid, folder: RunFolder, data: RunData, on_round: OnRound | None, *, deployed: bool = False
+) -> None:
+    """Run, or go on with, the run in `folder`. At the end of a deployed one, every member is asked what it booked.
+
+    Raises:
+        FedlearnError: the run is refused, or cannot finish.
+    """
+    config, plan = data.config, data.plan
+    model = data.build_model(config)
+    layout, device = layout_of(model), pick_device(config.runtime.device)
+    optimizer = StrategyOptimizer(config.training.strategy, config.training.strategy_options, layout)
+    stored = folder.load_checkpoint()
+    progress, weights = (stored[0], stored[1]) if stored else (new_progress(config), read_parameters(model))
+    if stored:
+        optimizer.restore(stored[2])
+    roster = folder.roster() if config.secure_aggregation.masking else None
+    messenger = Messenger(grid, config, roster)
+    messenger.identify(data.population_size, progress)
+
+    def scores(current: Vector) -> tuple[float, float] | None:
+        if data.test is None:
+            return None
+        measured = evaluate(model, current, data.test, device=device)
+        return measured.accuracy, measured.loss
+
+    with Promise.of_run(folder, config, plan) as promise:
+        coordinator = Coordinator(
+            config=config,
+            plan=plan,
+            layout=layout,
+            population_size=data.population_size,
+            roster=roster,
+            promise=promise,
+            folder=folder,
+            ask=messenger.ask,
+            optimizer=optimizer,
+            evaluate=scores,
+            epsilon_after=lambda releases: epsilon_after(plan, releases),
+            on_round=on_round,
+            progress=progress,
+            weights=weights,
+        )
+        run_rounds(coordinator, resumed=stored is not None)
+    if deployed and roster is not None:
+        _ask_what_was_booked(coordinator, roster)
+
+
+def _ask_what_was_booked(coordinator: Coordinator, roster: Roster) -> None:
+    progress = coordinator.progress
+    collect_attestations(
+        coordinator.folder,
+        ask=lambda bodies, receive: coordinator.ask("attest", progress, bodies, receive),
+        roster=roster,
+        position=Position(bytes.fromhex(progress.session), progress.round + 1, progress.attempt),
+        config=coordinator.config.to_bytes(),
+        model=write_model(coordinator.weights, coordinator.layout),
+    )
