@@ -56,7 +56,7 @@ class Run:
 
 @pytest.fixture
 def lossy_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., Run]]:
-    monkeypatch.setattr("fedlearn.flower.server_app.Messenger", partial(Messenger, pace=HURRY))
+    monkeypatch.setattr("fedlearn.flower.coordination.Messenger", partial(Messenger, pace=HURRY))
     runs: list[Run] = []
 
     def make(fate_of: FateOf, *overrides: str, rounds: int = 1) -> Run:
