@@ -1,7 +1,7 @@
 """Everything a run needs to go on after a crash: the run folder and the checkpoint in it.
 
 config.toml roster.toml metrics.jsonl events.jsonl checkpoint.safetensors model.safetensors summary.json report.html;
-run.lock ledger.db ledger.db.count certificate.json; deployed: revoked.jsonl attestations.jsonl coordinator.alive
+run.lock ledger.db ledger.db.count certificate.json; deployed: attestations.jsonl revoked.jsonl coordinator.done
 """
 
 import json
@@ -24,11 +24,12 @@ from fedlearn.privacy.clipping import Vector
 from fedlearn.privacy.quantization import Lanes
 from fedlearn.roster import Roster
 
-__all__ = ["LOCK_FILE", "REVOKED_FILE", "ROSTER_FILE", "Progress", "RunFolder", "fresh_folder", "load_run"]
+__all__ = ["DONE_FILE", "LOCK_FILE", "REVOKED_FILE", "ROSTER_FILE", "Progress", "RunFolder", "fresh_folder", "load_run"]
 
 ROSTER_FILE = "roster.toml"
 REVOKED_FILE = "revoked.jsonl"
 LOCK_FILE = "run.lock"
+DONE_FILE = "coordinator.done"  # a deployed run's coordinator came to its end
 
 _CHECKPOINT = "checkpoint.safetensors"
 

@@ -133,7 +133,8 @@ class Facts:
     """What is seen of a run. Moments are seconds since the epoch.
 
     `alive`: a process holds the run; `last_sign`: when it last said so; `trained`: the last round is in the checkpoint;
-    `concluded`: the summary is written; `failed`: the coordinator said why it cannot go on; `ended`: Flower says so.
+    `done`: the coordinator asked for attestations too; `concluded`: the summary is written; `failed`: the coordinator
+    said why it cannot go on.
     """
 
     now: float
@@ -141,9 +142,9 @@ class Facts:
     alive: bool = False
     last_sign: float | None = None
     trained: bool = False
+    done: bool = False
     concluded: bool = False
     failed: bool = False
-    ended: bool = False
 
 
 class RunKeeper:
@@ -154,7 +155,7 @@ class RunKeeper:
             SuperLink;
         a run whose process is gone is submitted again, one that is silent for 30 s over a fresh SuperLink;
         Flower's word that a run goes on is believed in no case;
-        after 5 starts without a round between them it is given up.
+        after 5 starts without a round between them it is given up; one that is trained is concluded as it is.
     """
 
     def __init__(self) -> None:
@@ -175,7 +176,7 @@ class RunKeeper:
             return Step.FINISHED
         if facts.failed:
             return Step.FAILED
-        if facts.trained:
+        if facts.done:
             # It may still be on its way out; whoever concludes must be the only one.
             return Step.WAIT if facts.alive else Step.CONCLUDE
         if self._submitted is None:
@@ -196,7 +197,7 @@ class RunKeeper:
         if facts.rounds > self._rounds:
             self._starts, self._rounds = 0, facts.rounds
         if self._starts >= _VAIN_STARTS:
-            return Step.GIVE_UP
+            return Step.CONCLUDE if facts.trained else Step.GIVE_UP
         self._starts += 1
         self._submitted = None
         return step

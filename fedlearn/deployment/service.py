@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Final
 
-from fedlearn.checkpoint import RunFolder, load_run
+from fedlearn.checkpoint import DONE_FILE, RunFolder, load_run
 from fedlearn.crypto.certificates import node_key_bytes
 from fedlearn.deployment.federation import Federation
 from fedlearn.deployment.join_endpoint import JoinEndpoint, listen
@@ -250,6 +250,7 @@ def _facts(folder: RunFolder) -> Facts:
         alive=is_worked_on(folder),
         last_sign=last_sign(folder),
         trained=rounds >= load_run(folder.file("config.toml")).run.rounds,
+        done=folder.file(DONE_FILE).is_file(),
         concluded=folder.file("summary.json").is_file(),
         failed=bool(folder.lines(FAILURE_FILE)),
     )

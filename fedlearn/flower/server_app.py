@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from flwr.app import Context
 from flwr.serverapp import Grid, ServerApp
 
-from fedlearn.checkpoint import RunFolder
+from fedlearn.checkpoint import DONE_FILE, RunFolder
 from fedlearn.errors import FedlearnError
 from fedlearn.flower.failure import record_failure
 from fedlearn.flower.sign_of_life import working
@@ -40,6 +40,8 @@ def make_server_app(data: "RunData | None" = None, on_round: "OnRound | None" = 
                 if data is None:  # in another process than whoever started the run
                     record_failure(folder, error)
                 raise
+            if deployed:
+                folder.write(DONE_FILE, b"")
 
     return app
 

@@ -79,10 +79,22 @@ def test_a_run_that_never_comes_to_life_is_given_up_and_rounds_count_as_life():
 
 def test_the_end_of_a_run():
     keeper = started(RunKeeper())
-    assert keeper.decide(Facts(now=1001.0, trained=True, alive=True)) is Step.WAIT
-    assert keeper.decide(Facts(now=1002.0, trained=True)) is Step.CONCLUDE
-    assert keeper.decide(Facts(now=1003.0, trained=True, concluded=True)) is Step.FINISHED
+    assert keeper.decide(Facts(now=1001.0, trained=True, alive=True, last_sign=1001.0)) is Step.WAIT
+    assert keeper.decide(Facts(now=1002.0, trained=True, done=True, alive=True)) is Step.WAIT
+    assert keeper.decide(Facts(now=1002.0, trained=True, done=True)) is Step.CONCLUDE
+    assert keeper.decide(Facts(now=1003.0, trained=True, done=True, concluded=True)) is Step.FINISHED
     assert keeper.decide(Facts(now=1003.0, failed=True)) is Step.FAILED
+
+
+def test_whoever_was_not_asked_what_it_booked_is_asked_again_but_not_for_ever():
+    keeper = started(RunKeeper())
+    gone = {"trained": True, "last_sign": 1001.0, "rounds": 3}
+    assert keeper.decide(Facts(now=1002.0, **gone)) is Step.SUBMIT
+    steps = []
+    for number in range(6):
+        keeper.interrupted()
+        steps.append(keeper.decide(Facts(now=2000.0 + number, **gone)))
+    assert steps[-1] is Step.CONCLUDE
 
 
 def test_runs_take_turns_in_the_order_in_which_they_were_booked(book, tmp_path):
