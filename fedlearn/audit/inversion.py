@@ -98,17 +98,7 @@ def audit_inversion(
     mechanism, masking = private_mechanism(config), config.secure_aggregation.masking
     data = some_records(config, _RECORDS)
     originals = data.train.features.astype(np.float64)
-    bare = changed(config, {**NO_PRIVACY, "secure_aggregation": {"masking": False}})
-    attack, control = _Attack(config, data, parties), _Attack(bare, data, Parties)
-    rebuilt: dict[str, list[Vector]] = {"control": [], "sent": [], "if_masking_fails": [], "aggregate": []}
-    for number in range(len(data.train)):
-        record = data.train.take(np.array([number]))
-        for what, image in attack.rebuild(record).items():
-            rebuilt[what].append(image)
-        rebuilt["control"].append(control.rebuild(record)["sent"])
-        if progress is not None:
-            progress(number + 1, len(data.train))
-    images = {what: np.array(found).reshape(originals.shape) for what, found in rebuilt.items()}
+    images = _rebuilt(config, data, parties, progress)
     public = data.test if data.test is not None else data.train
     mean = np.broadcast_to(public.features.mean(axis=0, dtype=np.float64), originals.shape)
     cosines = {what: _cosines(originals, found) for what, found in images.items()}
@@ -131,6 +121,23 @@ def audit_inversion(
         passed=control_passed and not any(_beyond_chance(cosines[what] - usual) for what in protected),
         picture=sheet([row[:_SHOWN] for row in shown]),
     )
+
+
+def _rebuilt(
+    config: RunConfig, data: SimulatedData, parties: MakeParties, progress: Callable[[int, int], None] | None
+) -> dict[str, _Records]:
+    """What was rebuilt of each record, from each thing that is seen, and in the control."""
+    bare = changed(config, {**NO_PRIVACY, "secure_aggregation": {"masking": False}})
+    attack, control = _Attack(config, data, parties), _Attack(bare, data, Parties)
+    rebuilt: dict[str, list[Vector]] = {"control": [], **{what: [] for what in InversionAudit.FROM}}
+    for number in range(len(data.train)):
+        record = data.train.take(np.array([number]))
+        for what, image in attack.rebuild(record).items():
+            rebuilt[what].append(image)
+        rebuilt["control"].append(control.rebuild(record)["sent"])
+        if progress is not None:
+            progress(number + 1, len(data.train))
+    return {what: np.array(found).reshape(data.train.features.shape) for what, found in rebuilt.items()}
 
 
 def _protected(noise_by: str, *, masking: bool) -> tuple[str, ...]:

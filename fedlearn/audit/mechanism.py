@@ -31,7 +31,7 @@ _CONTROL_SAMPLES = 2_000
 _FEWEST_SAMPLES = 1_000
 # A masked round costs 0.07 s at 10 clients and grows with the square of their number.
 _MASKED_ROUNDS, _MASKED_PAIRS = 300, 30_000
-_MOST_RELEASES = 8_000  # of 7 ms at 10 clients
+_MOST_RELEASES = 6_000  # of 7 ms at 10 clients
 
 Progress = Callable[[int, int], None]
 

@@ -28,6 +28,7 @@ MODELS = 64
 
 _FALSE_POSITIVE_RATES = (1e-3, 1e-2)
 _CONFIDENCE = 0.999
+_FAILURE = (1 - _CONFIDENCE) / (2 * len(_FALSE_POSITIVE_RATES))  # of one bound: a true and a false rate at each point
 _FEWEST_MODELS = 8
 # Noise costs 0.4 ms and 0.45 us an entry; the models' noise may cost so many seconds, with this many models at least.
 _NOISE_SECONDS, _SLOW_MODELS = 40.0, 16
@@ -104,18 +105,15 @@ def audit_membership(
     if models < _FEWEST_MODELS:
         raise ConfigError(f"models is {models}; expected at least {_FEWEST_MODELS}")
     subject = subject_of(config)
-    private = Shadows(subject, parties)
+    private, control = Shadows(subject, parties), Shadows(subject.without_privacy(), Parties)
     count = min(models, _affordable(private.plan.dimension, subject.config))
-    private_trials = _trials(private, count, lambda done: progress(done, 2 * count) if progress else None)
-    control = Shadows(subject.without_privacy(), Parties)
-    control_trials = _trials(control, count, lambda done: progress(count + done, 2 * count) if progress else None)
-
+    tell = progress or (lambda _, __: None)
+    private_trials = _trials(private, count, lambda done: tell(done, 2 * count))
+    control_trials = _trials(control, count, lambda done: tell(count + done, 2 * count))
     booked = releases_booked(subject.config, subject.population_size, subject.config.run.rounds)
     epsilon, delta = epsilon_after(private.plan, booked), subject.config.privacy.delta
     assert epsilon is not None
     assert delta is not None
-    # A true and a false rate at each point: the failures add up to 1 - confidence.
-    failure = (1 - _CONFIDENCE) / (2 * len(_FALSE_POSITIVE_RATES))
     found = [_found(*private_trials, rate) for rate in _FALSE_POSITIVE_RATES]
     found_without = [_found(*control_trials, rate) for rate in _FALSE_POSITIVE_RATES]
     rates = tuple(
@@ -124,12 +122,12 @@ def audit_membership(
             true_positive_rate=true.share,
             ceiling=min(1.0, math.exp(epsilon) * rate + delta),
             control_true_positive_rate=without[0].share,
-            at_least=true.at_least(failure),
-            false_positives_at_most=false.at_most(failure),
+            at_least=true.at_least,
+            false_positives_at_most=false.at_most,
         )
         for rate, (true, false), without in zip(_FALSE_POSITIVE_RATES, found, found_without, strict=True)
     )
-    control_passed = any(true.at_least(failure) > _CLEARLY * false.at_most(failure) for true, false in found_without)
+    control_passed = any(true.at_least > _CLEARLY * false.at_most for true, false in found_without)
     within = all(rate.at_least <= math.exp(epsilon) * rate.false_positives_at_most + delta for rate in rates)
     return MembershipAudit(
         mode=config.privacy.mode,
@@ -183,7 +181,7 @@ def _mean_of(odds: _Scores, side: _Members) -> _Scores:
 
 @dataclass(frozen=True, slots=True)
 class _Share:
-    """So many of so many."""
+    """So many of so many, and what that proves of the rate behind it, each bound wrong with `_FAILURE`."""
 
     events: int
     trials: int
@@ -192,11 +190,13 @@ class _Share:
     def share(self) -> float:
         return self.events / max(1, self.trials)
 
-    def at_least(self, failure: float) -> float:
-        return at_least(self.events, self.trials, failure=failure)
+    @property
+    def at_least(self) -> float:
+        return at_least(self.events, self.trials, failure=_FAILURE)
 
-    def at_most(self, failure: float) -> float:
-        return at_most(self.events, self.trials, failure=failure)
+    @property
+    def at_most(self) -> float:
+        return at_most(self.events, self.trials, failure=_FAILURE)
 
 
 def _found(members: _Members, scores: _Scores, rate: float) -> tuple[_Share, _Share]:

@@ -1,5 +1,6 @@
 """`audit.json`: what audits found, one object a kind, in the folder of the audited run or in one of its own."""
 
+import hashlib
 import json
 from collections.abc import Mapping
 from pathlib import Path
@@ -9,11 +10,16 @@ from fedlearn.checkpoint import RunFolder, load_run
 from fedlearn.config import RunConfig
 from fedlearn.errors import ConfigError
 
-__all__ = ["AUDIT_FILE", "AuditFolder"]
+__all__ = ["AUDIT_FILE", "AuditFolder", "config_hash"]
 
 AUDIT_FILE = "audit.json"
 
 _FORMAT = "fedlearn/v1/audit"
+
+
+def config_hash(config: RunConfig) -> str:
+    """By which an audit names the run that it is about: SHA-256 of the canonical bytes, in hexadecimal digits."""
+    return hashlib.sha256(config.to_bytes()).hexdigest()
 
 
 class AuditFolder:
@@ -25,10 +31,10 @@ class AuditFolder:
     """
 
     def __init__(self, path: Path) -> None:
-        """Make the folder, if there is none.
+        """Read what is kept there; nothing is made before there is something to write.
 
         Raises:
-            ConfigError: it cannot be made, or what is in `audit.json` is no list of audits.
+            ConfigError: it is a file, or what is in `audit.json` is no list of audits.
         """
         if path.exists() and not path.is_dir():
             raise ConfigError(f"--output {path}: is a file; name a folder")
@@ -45,10 +51,25 @@ class AuditFolder:
         file = self._folder.file("config.toml")
         return load_run(file) if file.is_file() else None
 
-    def write(self, audit: Mapping[str, Any], *, pictures: Mapping[str, bytes] | None = None) -> None:
+    def check_is_about(self, config: RunConfig) -> None:
+        """See that all that is in this folder is about the run `config`.
+
+        Raises:
+            ConfigError: there is a run, or an audit, of another configuration.
+        """
+        run = self.run()
+        others = [kind for kind, audit in self._audits.items() if audit.get("config_hash") != config_hash(config)]
+        if others or (run is not None and config_hash(run) != config_hash(config)):
+            what = f"the audit {others[0]}" if others else "a run"
+            raise ConfigError(
+                f"--output {self._folder.path}: holds {what} of another configuration; name another folder, or leave "
+                "out SCENARIO and --set to audit the run in this one"
+            )
+
+    def write(self, audit: Mapping[str, Any], *, pictures: Mapping[str, bytes]) -> None:
         """Keep an audit, and its pictures by file name."""
         self._folder.path.mkdir(parents=True, exist_ok=True)
-        for name, content in (pictures or {}).items():
+        for name, content in pictures.items():
             self._folder.write(name, content)
         self._audits[audit["kind"]] = dict(audit)
         listed = [self._audits[kind] for kind in sorted(self._audits)]

@@ -7,14 +7,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from fedlearn.errors import ConfigError, FedlearnError
+from fedlearn.errors import FedlearnError
 
 if TYPE_CHECKING:
     from fedlearn.audit.inversion import InversionAudit
     from fedlearn.audit.mechanism import MechanismAudit
     from fedlearn.audit.membership import MembershipAudit
-    from fedlearn.audit.record import AuditFolder
-    from fedlearn.config import RunConfig
 
 __all__ = ["app"]
 
@@ -31,7 +29,6 @@ Output = Annotated[
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object as the last line.")]
 
-
 _CONTROL_FAILED = "the control without privacy failed, so this audit shows nothing"
 
 
@@ -41,13 +38,13 @@ def mechanism(scenario: Scenario = None, set_: Set = None, output: Output = None
 
     SCENARIO is the name of a shipped scenario or a run's TOML file; left out, it is the run in --output, else digits.
     """
-    config, folder = _audited(scenario, set_, output)
+    audited = _Audited(scenario, set_, output)
     from fedlearn.audit.mechanism import audit_mechanism
     from fedlearn.cli.display import bar
 
     with bar("releases") as progress:
-        told = audit_mechanism(config, progress=progress)
-    _conclude(told.as_dict(), _mechanism_lines(told), folder, as_json=as_json)
+        told = audit_mechanism(audited.config, progress=progress)
+    audited.conclude(told.as_dict(), _mechanism_lines(told), as_json=as_json)
     if not told.control_passed:
         raise FedlearnError(f"{_CONTROL_FAILED}: it was not told apart")
     if not told.masked_sums_equal:
@@ -65,13 +62,13 @@ def inversion(scenario: Scenario = None, set_: Set = None, output: Output = None
 
     SCENARIO is the name of a shipped scenario or a run's TOML file; left out, it is the run in --output, else digits.
     """
-    config, folder = _audited(scenario, set_, output)
+    audited = _Audited(scenario, set_, output)
     from fedlearn.audit.inversion import PICTURE, audit_inversion
     from fedlearn.cli.display import bar
 
     with bar("records") as progress:
-        told = audit_inversion(config, progress=progress)
-    _conclude(told.as_dict(), _inversion_lines(told), folder, as_json=as_json, pictures={PICTURE: told.picture})
+        told = audit_inversion(audited.config, progress=progress)
+    audited.conclude(told.as_dict(), _inversion_lines(told), as_json=as_json, pictures={PICTURE: told.picture})
     if not told.control_passed:
         raise FedlearnError(f"{_CONTROL_FAILED}: records were not rebuilt there")
     if not told.passed:
@@ -84,54 +81,47 @@ def membership(scenario: Scenario = None, set_: Set = None, output: Output = Non
 
     SCENARIO is the name of a shipped scenario or a run's TOML file; left out, it is the run in --output, else digits.
     """
-    config, folder = _audited(scenario, set_, output)
+    audited = _Audited(scenario, set_, output)
     from fedlearn.audit.membership import audit_membership
     from fedlearn.cli.display import bar
 
     with bar("models") as progress:
-        told = audit_membership(config, progress=progress)
-    _conclude(told.as_dict(), _membership_lines(told), folder, as_json=as_json)
+        told = audit_membership(audited.config, progress=progress)
+    audited.conclude(told.as_dict(), _membership_lines(told), as_json=as_json)
     if not told.control_passed:
         raise FedlearnError(f"{_CONTROL_FAILED}: members were not found there either")
     if not told.passed:
         raise FedlearnError("more members were found than the guarantee allows")
 
 
-def _audited(
-    scenario: str | None, set_: list[str] | None, output: Path | None
-) -> tuple["RunConfig", "AuditFolder | None"]:
-    """The run to attack, and where to keep what is found."""
-    from fedlearn.audit.record import AuditFolder
-    from fedlearn.config import RunConfig
+class _Audited:
+    """The run to attack, and what becomes of what is found."""
 
-    folder = AuditFolder(output) if output is not None else None
-    run = folder.run() if folder else None
-    if run is not None and scenario is None and not set_:
-        return run, folder
-    config = RunConfig.load(scenario or "digits", set_ or [])
-    if run is not None and run.to_bytes() != config.to_bytes():
-        raise ConfigError(
-            f"--output {output}: holds a run of another configuration; leave out SCENARIO and --set to audit that run, "
-            "or name another folder"
-        )
-    return config, folder
+    def __init__(self, scenario: str | None, set_: list[str] | None, output: Path | None) -> None:
+        from fedlearn.audit.record import AuditFolder
+        from fedlearn.config import RunConfig
 
+        self._folder = AuditFolder(output) if output is not None else None
+        run = self._folder.run() if self._folder else None
+        named = scenario is not None or bool(set_)
+        self.config = RunConfig.load(scenario or "digits", set_ or []) if named or run is None else run
+        if self._folder:
+            self._folder.check_is_about(self.config)
 
-def _conclude(
-    told: dict[str, Any],
-    lines: list[str],
-    folder: "AuditFolder | None",
-    *,
-    as_json: bool,
-    pictures: Mapping[str, bytes] | None = None,
-) -> None:
-    for line in lines:
-        typer.echo(line, err=True)
-    if folder is not None:
-        folder.write(told, pictures=pictures)
-        typer.echo(f"Written: {folder.file}", err=True)
-    if as_json:
-        typer.echo(json.dumps(told))
+    def conclude(
+        self, told: dict[str, Any], lines: list[str], *, as_json: bool, pictures: Mapping[str, bytes] | None = None
+    ) -> None:
+        """Say it on stderr, keep it, and print the object if asked for."""
+        from fedlearn.audit.record import config_hash
+
+        told["config_hash"] = config_hash(self.config)
+        for line in lines:
+            typer.echo(line, err=True)
+        if self._folder:
+            self._folder.write(told, pictures=pictures or {})
+            typer.echo(f"Written: {self._folder.file}", err=True)
+        if as_json:
+            typer.echo(json.dumps(told))
 
 
 def _membership_lines(told: "MembershipAudit") -> list[str]:

@@ -1,6 +1,7 @@
 """What audits found, as the report shows it: each attack's figure beside the claim, and the pictures it drew."""
 
 import base64
+import hashlib
 import math
 from dataclasses import dataclass
 from pathlib import Path
@@ -8,6 +9,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from fedlearn.config import RunConfig
+from fedlearn.errors import ConfigError
 from fedlearn.report.figures import delta_text, epsilon_text, percent, plain
 from fedlearn.report.run_folder import parsed, read_json, read_text
 
@@ -35,6 +38,7 @@ class AuditCard:
 class _Audit(BaseModel):
     model_config = ConfigDict(frozen=True, extra="ignore", allow_inf_nan=False)
 
+    config_hash: str
     passed: bool
     control_passed: bool
     false_alarm_rate: Share
@@ -148,16 +152,19 @@ class _Audits(BaseModel):
     audits: tuple[_Any, ...]
 
 
-def audit_cards(folder: Path) -> tuple[AuditCard, ...]:
-    """The audits in the `audit.json` of a run folder; none where there is no such file.
+def audit_cards(folder: Path, config: RunConfig) -> tuple[AuditCard, ...]:
+    """The audits in the `audit.json` of the folder of the run `config`; none where there is no such file.
 
     Raises:
-        ConfigError: the file, or a picture that it names, is damaged.
+        ConfigError: the file is damaged, or about another configuration.
     """
     place = folder / _FILE
     if not place.is_file():
         return ()
     audits: Any = parsed(place, read_json(place, read_text(folder, _FILE)), _Audits)
+    digest = hashlib.sha256(config.to_bytes()).hexdigest()
+    if any(audit.config_hash != digest for audit in audits.audits):
+        raise ConfigError(f"{place}: is about another configuration than config.toml; move the file away")
     return tuple(audit.card(folder) for audit in audits.audits)
 
 

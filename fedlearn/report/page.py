@@ -38,7 +38,8 @@ def write_report(run_folder: Path) -> Path:
     Raises:
         ConfigError: a file of the run is missing, damaged or contradicts another; nothing was written.
     """
-    page = _rendered(RunFolder.read(run_folder), audit_cards(run_folder)).encode("utf-8")
+    run = RunFolder.read(run_folder)
+    page = _rendered(run, audit_cards(run_folder, run.config)).encode("utf-8")
     target = run_folder / "report.html"
     try:
         write_whole(target, page, mode=0o644)

@@ -5,20 +5,11 @@ import zlib
 
 import numpy as np
 import pytest
+from dishonest_parties import NoNoise
 
 from fedlearn.audit.inversion import audit_inversion
-from fedlearn.audit.parties import Parties
 from fedlearn.audit.pictures import sheet
 from fedlearn.errors import ConfigError
-from fedlearn.privacy.quantization import to_lanes
-
-
-class NoNoise(Parties):
-    """Clients that forget their share."""
-
-    def contribute(self, clients):
-        vectors = np.stack([self.work(self.weights, client) for client in clients])
-        return to_lanes(self.agreement.mechanism.to_grid(vectors, self.agreement.plan))
 
 
 @pytest.mark.parametrize("overrides", [(), ("model.name=mlp", "privacy.mode=record-local")])

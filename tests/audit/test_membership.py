@@ -2,12 +2,12 @@
 
 import numpy as np
 import pytest
+from dishonest_parties import NoNoise
 
 from fedlearn.audit.membership import audit_membership
 from fedlearn.audit.parties import Parties
 from fedlearn.audit.shadows import subject_of
 from fedlearn.errors import ConfigError
-from fedlearn.privacy.quantization import to_lanes
 
 # Three clients and 16 models are quick; at epsilon 1 so few models show what is missing.
 QUICK = (
@@ -21,14 +21,6 @@ QUICK = (
     "run.rounds=16",
     "run.spare_rounds=0",
 )
-
-
-class NoNoise(Parties):
-    """Clients that forget their share."""
-
-    def contribute(self, clients):
-        vectors = np.stack([self.work(self.weights, client) for client in clients])
-        return to_lanes(self.agreement.mechanism.to_grid(vectors, self.agreement.plan))
 
 
 @pytest.mark.parametrize(

@@ -3,12 +3,11 @@
 import json
 import sys
 
-import numpy as np
 import pytest
+from dishonest_parties import NoNoise
 
 from fedlearn.audit import mechanism
 from fedlearn.cli import main
-from fedlearn.privacy.quantization import to_lanes
 
 KEYS = {"kind", "epsilon_lower", "epsilon_claimed", "epsilon_booked", "confidence", "passed", "samples"}
 
@@ -44,17 +43,11 @@ def test_mechanism_prints_one_object_and_keeps_it(run, tmp_path):
 
 
 def test_more_proven_than_claimed_ends_with_one(run, monkeypatch):
-    monkeypatch.setattr(mechanism.Parties, "contribute", without_noise)
+    monkeypatch.setitem(mechanism.audit_mechanism.__kwdefaults__, "parties", NoNoise)
     code, out, err = run("audit", "mechanism", "--json")
     assert code == 1
     assert not json.loads(out)["passed"]
     assert "less noisy than booked" in err.splitlines()[-1]
-
-
-def without_noise(parties, clients):
-    """A client that forgets its share."""
-    vectors = np.stack([parties.work(parties.weights, client) for client in clients])
-    return to_lanes(parties.agreement.mechanism.to_grid(vectors, parties.agreement.plan))
 
 
 @pytest.mark.lengthy
@@ -69,7 +62,13 @@ def test_the_folder_of_a_run_gets_the_audit_of_that_run_and_nothing_else(run, tm
     assert after.pop("audit.json")
     assert after == before
     code, _, err = run("audit", "mechanism", "digits", "--output", "r")
-    assert (code, "another configuration" in err) == (2, True)
+    assert (code, "of another configuration" in err) == (2, True)
+
+
+def test_a_folder_holds_audits_of_one_run(run):
+    assert run("audit", "mechanism", "--output", "kept")[0] == 0
+    code, _, err = run("audit", "mechanism", "--set", "privacy.delta=1e-4", "--output", "kept")
+    assert (code, "holds the audit mechanism of another configuration" in err) == (2, True)
 
 
 @pytest.mark.lengthy

@@ -1,5 +1,6 @@
 """Audits in the report: figures beside the claim, a picture inside the page, and a file that is none is refused."""
 
+import hashlib
 import json
 from pathlib import Path
 from typing import Any
@@ -8,10 +9,17 @@ import numpy as np
 import pytest
 
 from fedlearn.audit.pictures import sheet
+from fedlearn.config import RunConfig
 from fedlearn.errors import ConfigError
 from fedlearn.report import write_report
 
-COMMON = {"passed": True, "control_passed": True, "false_alarm_rate": 0.001, "confidence": 0.999, "delta": 1e-05}
+COMMON = {
+    "passed": True,
+    "control_passed": True,
+    "false_alarm_rate": 0.001,
+    "confidence": 0.999,
+    "delta": 1e-05,
+}
 MECHANISM = {
     **COMMON,
     "kind": "mechanism",
@@ -52,8 +60,13 @@ MEMBERSHIP = {
 }
 
 
+def write_audits(folder: Path, *audits: dict[str, Any], form: str = "fedlearn/v1/audit") -> None:
+    about = {"config_hash": hashlib.sha256(RunConfig.load(folder / "config.toml").to_bytes()).hexdigest()}
+    (folder / "audit.json").write_text(json.dumps({"format": form, "audits": [about | audit for audit in audits]}))
+
+
 def page(folder: Path, *audits: dict[str, Any]) -> str:
-    (folder / "audit.json").write_text(json.dumps({"format": "fedlearn/v1/audit", "audits": audits}))
+    write_audits(folder, *audits)
     return write_report(folder).read_text(encoding="utf-8")
 
 
@@ -93,19 +106,30 @@ def test_a_failed_audit_says_so_and_a_failed_control_more(write_folder):
 
 
 @pytest.mark.parametrize(
-    "content",
+    "audit",
     [
-        "[]",
-        "{",
-        json.dumps({"format": "fedlearn/v2/audit", "audits": []}),
-        json.dumps({"format": "fedlearn/v1/audit", "audits": [MECHANISM | {"epsilon_lower": "high"}]}),
-        json.dumps({"format": "fedlearn/v1/audit", "audits": [MECHANISM | {"kind": "guess"}]}),
-        json.dumps({"format": "fedlearn/v1/audit", "audits": [INVERSION | {"picture": "../../secret.png"}]}),
+        MECHANISM | {"epsilon_lower": "high"},
+        MECHANISM | {"kind": "guess"},
+        MECHANISM | {"config_hash": "ab"},
+        INVERSION | {"picture": "../../secret.png"},
     ],
 )
-def test_an_audit_file_that_is_none_is_refused(write_folder, content):
+def test_an_audit_that_is_none_or_of_another_run_is_refused(write_folder, audit):
     folder = write_folder()
-    (folder / "audit.json").write_text(content)
+    write_audits(folder, audit)
+    refused(folder)
+
+
+def test_a_file_that_holds_no_audits_is_refused(write_folder):
+    folder = write_folder()
+    for content in ("[]", "{"):
+        (folder / "audit.json").write_text(content)
+        refused(folder)
+    write_audits(folder, MECHANISM, form="fedlearn/v2/audit")
+    refused(folder)
+
+
+def refused(folder: Path) -> None:
     with pytest.raises(ConfigError, match=r"audit\.json"):
         write_report(folder)
     assert not (folder / "report.html").exists()
