@@ -25,7 +25,7 @@ from fedlearn.attempts import STAGE_NAMES, Receive
 from fedlearn.checkpoint import Progress
 from fedlearn.config import RunConfig
 from fedlearn.errors import ProtocolError
-from fedlearn.flower.drop_outs import DropOuts
+from fedlearn.flower.drop_outs import DropOuts, Fault
 from fedlearn.flower.in_process_grid import InProcessGrid
 from fedlearn.flower.records import MESSAGE_TYPES, pack, unpack
 from fedlearn.roster import Roster
@@ -90,7 +90,7 @@ class Messenger:
         """Implements `rounds.Ask`; a member whose node is not known, or that is late, is left out."""
         if stage == STAGE_NAMES[0]:
             self._greet_newcomers(progress)
-        fault = self._faults.at(stage, bodies)
+        fault = self._faults.at(stage, bodies) if stage in STAGE_NAMES else Fault()
         place = (progress.session, progress.round + 1, progress.attempt)
         letters = {
             member: _Letter(self._node_of[member], Frame(stage, *place, body).to_bytes())
