@@ -1,23 +1,37 @@
-"""The disclosures that a statement about differential privacy owes its reader, each answered or marked "not claimed".
+"""The fifteen things that a statement about differential privacy owes its reader, each from the certificate or
+"not claimed".
 
 The list follows what NIST SP 800-226, the DP Deployments Registry and "How to DP-fy ML" ask for.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Any, Final
 
 from fedlearn.privacy.guarantee import Guarantee
+from fedlearn.report.certified import Certified
 from fedlearn.report.figures import delta_text, epsilon_text, percent, plain
-from fedlearn.report.run_folder import RunFolder, Summary
 
-__all__ = ["Disclosure", "disclosures"]
+__all__ = ["RANDOMNESS", "RELATIONS", "RELEASED", "UNITS", "Disclosure", "disclosures"]
 
-_RELEASED = {
+RELEASED: Final = {
     "record-distributed": "each round's sum of clipped per-record gradients with noise, every model, the final model",
     "record-local": "each client's noised update in each round, every model, the final model",
     "client-distributed": "each round's sum of clipped client updates with noise, every model, the final model",
     "client-central": "each round's sum of clipped client updates with noise (without it to the server), every model",
     "none": "each round's sum of clipped client updates without noise, every model, the final model",
+}
+UNITS: Final = {"record": "one record of one client", "client": "all data of one client"}
+RELATIONS: Final = {
+    "record": "records added or removed",
+    "client": "clients whose data is replaced by none; that they take part is public",
+}
+RANDOMNESS: Final = {
+    "shares": "exact discrete Gaussian, integers only, in one share a client",
+    "clients": "exact discrete Gaussian, integers only, at each client",
+    "server": "exact discrete Gaussian, integers only, at the server",
+    "box-muller": "floating-point (Box-Muller) in this simulation",
+    "aggregate": "one exact discrete draw stood for the clients' shares in this simulation",
 }
 
 
@@ -29,89 +43,134 @@ class Disclosure:
     answer: str | None
 
 
-def disclosures(run: RunFolder, *, audit: str | None) -> tuple[Disclosure, ...]:
-    """The fifteen lines, in a fixed order, from what the run folder holds; `audit` is what attacks on it found."""
-    summary = run.summary
+def disclosures(certified: Certified, *, audit: str | None) -> tuple[Disclosure, ...]:
+    """The fifteen lines, in a fixed order; `audit` is what attacks on the run found."""
+    content = certified.content
     answers: tuple[tuple[str, str | None], ...] = (
-        ("Who is protected", _of_each(summary, _unit)),
-        ("From whom", _of_each(summary, lambda guarantee: "; ".join(guarantee.holds_against))),
-        ("What is released", _RELEASED.get(summary.mode)),
-        ("Neighboring relation", _of_each(summary, lambda guarantee: guarantee.neighboring_relation)),
-        ("Mechanism as executed", _executed(run)),
-        ("Accounting", _of_each(summary, _accounting)),
-        ("Composition", _composition(summary)),
-        ("Spread over clients", _spread(summary)),
-        ("Drop-outs", _drop_outs(run)),
-        ("Randomness", _randomness(summary)),
-        ("Unprotected quantities", "; ".join(summary.unprotected) or None),
+        ("Who is protected", _of_each(certified, lambda guarantee: UNITS[guarantee.privacy_unit])),
+        ("From whom", _of_each(certified, _from_whom)),
+        ("What is released", RELEASED.get(certified.mode) if content["events"] else None),
+        ("Neighboring relation", _of_each(certified, _relation)),
+        ("Mechanism as executed", _executed(certified)),
+        ("Accounting", "; ".join(map(_accounting, content["guarantees"])) or None),
+        ("Composition", _composition(certified)),
+        ("Spread over clients", _spread(certified)),
+        ("Drop-outs", _drop_outs(certified)),
+        ("Randomness", _randomness(certified)),
+        ("Unprotected quantities", "; ".join(content["unprotected"]) or None),
         ("Empirical audit", audit),
-        ("Utility", _utility(summary)),
-        ("Transport and secure aggregation", "masked sums" if summary.masking else None),
-        ("Software", ", ".join(f"{name} {version}" for name, version in summary.versions.items()) or None),
+        ("Utility", _utility(certified)),
+        ("Security and software", _security(certified)),
+        ("Limits, date, signatures", _signatures(content)),
     )
     return tuple(Disclosure(topic, answer) for topic, answer in answers)
 
 
-def _of_each(summary: Summary, text: Callable[[Guarantee], str]) -> str | None:
+def _of_each(certified: Certified, text: Callable[[Guarantee], str]) -> str | None:
     """One text for all guarantees, each different one once."""
-    return "; ".join(dict.fromkeys(text(guarantee) for guarantee in summary.guarantees)) or None
+    return "; ".join(dict.fromkeys(text(guarantee) for guarantee in certified.guarantees)) or None
 
 
-def _unit(guarantee: Guarantee) -> str:
-    return {"record": "one record of one client", "client": "all data of one client"}[guarantee.privacy_unit]
+def _from_whom(guarantee: Guarantee) -> str:
+    return f"{'; '.join(guarantee.holds_against)}, if {'; '.join(guarantee.assumptions) or 'the arithmetic holds'}"
 
 
-def _accounting(guarantee: Guarantee) -> str:
+def _relation(guarantee: Guarantee) -> str:
+    return f"{guarantee.neighboring_relation}: {RELATIONS[guarantee.privacy_unit]}"
+
+
+def _accounting(entry: Mapping[str, Any]) -> str:
+    epsilon, planned = (epsilon_text(float(entry[name])) for name in ("epsilon", "epsilon_planned"))
+    profile = ", ".join(
+        f"{epsilon_text(float(point['epsilon']))} at {delta_text(float(point['delta']))}" for point in entry["profile"]
+    )
+    mu = entry["mu"]
+    gaussian = f"; {mu}-GDP, zCDP rho {plain(round(float(mu) ** 2 / 2 + 5e-7, 6))}" if mu else ""
     return (
-        f"{guarantee.accountant}: epsilon {epsilon_text(guarantee.epsilon)} at delta {delta_text(guarantee.delta)} "
-        f"for one {guarantee.privacy_unit} ({guarantee.neighboring_relation}) against "
-        f"{', '.join(guarantee.holds_against)}"
+        f"{entry['accountant']}: epsilon {epsilon} (planned: {planned}) at delta {delta_text(float(entry['delta']))} "
+        f"for one {entry['privacy_unit']} ({entry['neighboring_relation']}) against "
+        f"{', '.join(entry['holds_against'])}; epsilon over delta: {profile}{gaussian}"
     )
 
 
-def _executed(run: RunFolder) -> str | None:
+def _executed(certified: Certified) -> str | None:
     """Multiplier, sampling and number of the events booked; equal events once."""
-    booked = dict.fromkeys(attempt.event for attempt in run.attempts if attempt.event is not None)
-    events = "; ".join(
-        f"{event.mechanism}, noise multiplier {event.noise_multiplier}, sampled with {event.sampling_probability}"
-        for event in booked
+    content = certified.content
+    events = [line["event"] for line in content["events"] if line["event"] is not None]
+    if not events or not certified.private:
+        return None
+    clip = ", ".join(
+        f"{name} {certified.config['privacy'][name]}"
+        for name in ("max_grad_norm", "clipping_norm")
+        if name in certified.config["privacy"]
     )
-    return f"{events}; {plain(run.summary.releases)} releases booked" if events and run.summary.private else None
+    kinds = dict.fromkeys(
+        f"{event['mechanism']}, noise multiplier {event['noise_multiplier']}, sampled with "
+        f"{event['sampling_probability']}, {plain(event['count'])} a release"
+        for event in events
+    )
+    return f"{clip}; {'; '.join(kinds)}; {plain(certified.releases)} releases booked in {plain(len(events))} attempts"
 
 
-def _composition(summary: Summary) -> str | None:
-    if not summary.private:
+def _composition(certified: Certified) -> str | None:
+    if not certified.private:
         return None
     return (
-        f"all {plain(summary.releases)} releases of this run, those of aborted attempts included; "
-        "earlier runs on the same data are not part of these figures"
+        f"all {plain(certified.releases)} releases of this run, those of aborted attempts included; "
+        "earlier runs on the same data and the choice of settings are not part of these figures"
     )
 
 
-def _spread(summary: Summary) -> str | None:
-    if not summary.private:
+def _spread(certified: Certified) -> str | None:
+    if not certified.private:
         return None
     return "one figure for every client: all books hold the same events, whose parameters are public constants"
 
 
-def _drop_outs(run: RunFolder) -> str | None:
-    plan, lost = run.summary.plan, sum(attempt.asked - attempt.survivors for attempt in run.attempts)
-    if plan.min_survivors is None or not run.summary.private:
+def _drop_outs(certified: Certified) -> str | None:
+    if not certified.private:
         return None
+    asked = [line for line in certified.content["events"] if line["asked"] is not None]
+    missing = sum(line["asked"] - line["survived"] for line in asked)
+    aggregation = certified.config["secure_aggregation"]
     return (
-        f"no sum of fewer than {plan.min_survivors} clients is used; the noise is sized for that many, less "
-        f"{plan.max_colluders or 0} colluding; {lost} replies missing in this run"
+        f"no sum of fewer than {aggregation['min_survivors']} clients is used; the noise is sized for "
+        f"{certified.content['noise']['shares']} shares of it; "
+        + (f"{missing} replies missing in this run" if asked else "who was asked stays with the server")
     )
 
 
-def _randomness(summary: Summary) -> str | None:
-    if not summary.private:
+def _randomness(certified: Certified) -> str | None:
+    if not certified.private:
         return None
-    kind = "floating-point (Box-Muller)" if summary.noise == "box-muller" else "exact discrete Gaussian, integers only"
-    return f"operating system's generator, AES-CTR; {kind}"
+    return f"operating system's generator, AES-CTR; {RANDOMNESS.get(certified.noise, certified.noise)}"
 
 
-def _utility(summary: Summary) -> str | None:
-    if summary.accuracy is None:
+def _utility(certified: Certified) -> str | None:
+    scores = certified.content["scores"]
+    if scores is None:
         return None
-    return f"accuracy {percent(summary.accuracy)} on public held-out data; per class below"
+    return f"accuracy {percent(float(scores['accuracy']))} on public held-out data; per class below"
+
+
+def _security(certified: Certified) -> str | None:
+    section, versions = certified.content["secure_aggregation"], certified.content["versions"]
+    masked = (
+        ""
+        if section is None
+        else (
+            f"{section['version']}, threshold {section['threshold']} of {section['planned_cohort']}, "
+            f"{len(section['transcripts'])} transcripts, roster {section['roster_hash']}"
+        )
+    )
+    software = ", ".join(f"{name} {version}" for name, version in versions.items())
+    return "; ".join(part for part in (masked, software) if part) or None
+
+
+def _signatures(content: Mapping[str, Any]) -> str:
+    attesting = len(content["ledger"]["attestations"])
+    who = "one ledger" if content["kind"] == "simulation" else f"{attesting} data holders"
+    return (
+        f"{content['run']['started']} to {content['run']['ended']}; signed by key {content['coordinator']['key']}; "
+        f"{who} attested; no file shows that events happened, and each data holder checks who takes part"
+    )

@@ -1,5 +1,6 @@
 """`report.html`: one file that needs no network, no script and no other file."""
 
+import json
 from collections.abc import Mapping
 from datetime import datetime
 from pathlib import Path
@@ -14,11 +15,14 @@ from fedlearn.report.audit_section import AuditCard, audit_cards, empirical_audi
 from fedlearn.report.disclosures import disclosures
 from fedlearn.report.figures import delta_text, epsilon_text, percent, plain
 from fedlearn.report.plots import Curve, draw_curve
+from fedlearn.report.registry import registry_entries
 from fedlearn.report.replacement import epsilon_if_replaced
 from fedlearn.report.run_folder import RunFolder, Summary
 from fedlearn.report.statement import privacy_statement
 
-__all__ = ["write_report"]
+__all__ = ["REGISTRY_FILE", "write_report"]
+
+REGISTRY_FILE = "registry.json"
 
 _MODES = {
     "record-distributed": "all clients together add the noise; each record is protected",
@@ -30,7 +34,7 @@ _MODES = {
 
 
 def write_report(run_folder: Path) -> Path:
-    """Draw `report.html` into the run folder from its other files and return its path.
+    """Draw `report.html` and `registry.json` into the run folder from its other files; returns the page's path.
 
     Guarantees: the page loads nothing from anywhere; text from the run is inert; the same files give the same bytes;
     an older page is replaced as a whole or not at all.
@@ -40,8 +44,10 @@ def write_report(run_folder: Path) -> Path:
     """
     run = RunFolder.read(run_folder)
     page = _rendered(run, audit_cards(run_folder, run.config)).encode("utf-8")
+    entries = json.dumps(registry_entries(run.certified), indent=2, sort_keys=True) + "\n"
     target = run_folder / "report.html"
     try:
+        write_whole(run_folder / REGISTRY_FILE, entries.encode("ascii"), mode=0o644)
         write_whole(target, page, mode=0o644)
     except OSError as error:
         raise ConfigError(f"{target}: cannot be written: {error.strerror}; check the folder's permissions") from None
@@ -56,8 +62,9 @@ def _rendered(run: RunFolder, audits: tuple[AuditCard, ...]) -> str:
         summary=summary,
         period=_period(summary),
         mode_text=_MODES.get(summary.mode, ""),
-        statement=privacy_statement(summary, replaced=_replaced(run)),
-        disclosures=disclosures(run, audit=empirical_audit(audits)),
+        statement=privacy_statement(run.certified, replaced=_replaced(run)),
+        disclosures=disclosures(run.certified, audit=empirical_audit(audits)),
+        certificate=run.certified.content,
         audits=audits,
         curves=_curves(run),
         confusion=_shares(summary),
@@ -68,12 +75,12 @@ def _rendered(run: RunFolder, audits: tuple[AuditCard, ...]) -> str:
 
 
 def _replaced(run: RunFolder) -> list[float | None]:
-    booked = [line.event.model_dump() for line in run.attempts if line.event is not None and run.summary.private]
+    booked = [line.event.model_dump() for line in run.attempts if line.event is not None and run.certified.private]
     try:
         events = [Event.from_dict(values) for values in booked]
     except ConfigError as error:
         raise ConfigError(f"events.jsonl: {error}") from None
-    return [epsilon_if_replaced(item, events, run.summary.releases) for item in run.summary.guarantees]
+    return [epsilon_if_replaced(item, events, run.summary.releases) for item in run.certified.guarantees]
 
 
 def _period(summary: Summary) -> str:
@@ -121,7 +128,7 @@ def _curves(run: RunFolder) -> list[Curve]:
             "Epsilon spent",
             epsilons,
             note=next(
-                (f"one {item.privacy_unit}, delta {delta_text(item.delta)}" for item in run.summary.guarantees), ""
+                (f"one {item.privacy_unit}, delta {delta_text(item.delta)}" for item in run.certified.guarantees), ""
             ),
             text=epsilon_text,
             limit=run.config.privacy.target_epsilon,

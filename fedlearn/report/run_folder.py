@@ -13,7 +13,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 
 from fedlearn.config import RunConfig
 from fedlearn.errors import ConfigError
-from fedlearn.privacy.guarantee import NEIGHBORING_RELATIONS, Guarantee
+from fedlearn.report.certified import Certified
 from fedlearn.wording import sentence_of
 
 __all__ = [
@@ -44,11 +44,6 @@ class _Record(BaseModel):
     model_config = ConfigDict(frozen=True, extra="ignore")
 
 
-def _is_whole(guarantee: Guarantee) -> bool:
-    known = 0 <= guarantee.epsilon < math.inf and 0 <= guarantee.delta < 1 and bool(guarantee.holds_against)
-    return known and guarantee.neighboring_relation == NEIGHBORING_RELATIONS[guarantee.privacy_unit]
-
-
 class ClassScores(_Record):
     name: str
     precision: Score
@@ -76,7 +71,7 @@ class PlanFigures(BaseModel):
 
 
 class Summary(_Record):
-    """`summary.json`: what a run was, reached and guarantees."""
+    """`summary.json`: what a run was and reached; what it guarantees stands in its certificate."""
 
     format: Literal["fedlearn/v1/summary"]
     scenario: str
@@ -97,7 +92,6 @@ class Summary(_Record):
     rounds: Count
     attempts: Count
     releases: Count
-    guarantees: tuple[Guarantee, ...]
     plan: PlanFigures
     policy: dict[str, Any]
     warnings: tuple[str, ...]
@@ -114,12 +108,6 @@ class Summary(_Record):
 
     @model_validator(mode="after")
     def _says_one_thing(self) -> Self:
-        if self.private != bool(self.guarantees):
-            raise ValueError("expected guarantees where private is true, and none where it is false")
-        if any(not _is_whole(guarantee) for guarantee in self.guarantees):
-            raise ValueError(
-                "expected guarantees of a finite epsilon, a delta below 1, the unit's own relation and observers"
-            )
         if self.confusion and any(len(row) != len(self.classes) for row in (self.confusion, *self.confusion)):
             raise ValueError("expected a square confusion matrix with a row and a column for each class")
         return self
@@ -165,12 +153,13 @@ class RunFolder:
 
     config: RunConfig
     summary: Summary
+    certified: Certified
     rounds: tuple[RoundScores, ...]
     attempts: tuple[Attempt, ...]
 
     @classmethod
     def read(cls, folder: Path) -> Self:
-        """Read `config.toml`, `summary.json`, `metrics.jsonl` and `events.jsonl`.
+        """Read `config.toml`, `summary.json`, `certificate.json`, `metrics.jsonl` and `events.jsonl`.
 
         Raises:
             ConfigError: a file is missing or cannot be what a run wrote; one sentence names the file and the reason.
@@ -178,9 +167,17 @@ class RunFolder:
         if not folder.is_dir():
             raise ConfigError(f"{folder}: no such run folder; expected the folder that a run wrote")
         place = folder / "summary.json"
+        summary = parsed(place, read_json(place, read_text(folder, "summary.json")), Summary)
+        certified = Certified.read(folder)
+        if summary.private != certified.private:
+            raise ConfigError(
+                f"{folder}: contradicts itself; expected guarantees in certificate.json where private is true in "
+                "summary.json, and none where it is false"
+            )
         return cls(
             config=_config(folder),
-            summary=parsed(place, read_json(place, read_text(folder, "summary.json")), Summary),
+            summary=summary,
+            certified=certified,
             rounds=tuple(_lines(folder, "metrics.jsonl", RoundScores)),
             attempts=tuple(_lines(folder, "events.jsonl", Attempt)),
         )

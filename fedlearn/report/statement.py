@@ -1,16 +1,16 @@
-"""The privacy statement in plain words, from the guarantees that a run wrote down and from nothing else.
+"""The privacy statement in plain words, for whoever answers for the data: from the certificate and nothing else.
 
 Every sentence with an epsilon in it names the unit, the neighboring relation, delta and the observers against whom it
 holds: without them an epsilon means nothing.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from fedlearn.privacy.guarantee import Guarantee
+from fedlearn.report.certified import Certified
 from fedlearn.report.figures import delta_text, epsilon_text, odds_text, three_digits_up
-from fedlearn.report.run_folder import Summary
 
 __all__ = ["Promise", "Statement", "privacy_statement"]
 
@@ -55,7 +55,7 @@ class Promise:
     sentence: str
     meaning: str
     further: tuple[str, ...]
-    assumptions: tuple[str, ...]
+    assumptions: tuple[tuple[str, str], ...]  # what is assumed, and who checks it
     accounting: str
     weak: bool
 
@@ -69,7 +69,7 @@ class Statement:
     not_covered: tuple[str, ...]
 
 
-def privacy_statement(summary: Summary, *, replaced: Sequence[float | None]) -> Statement:
+def privacy_statement(certified: Certified, *, replaced: Sequence[float | None]) -> Statement:
     """What the run guarantees, under what assumptions, and what it does not cover.
 
     `replaced` has, for each guarantee, what epsilon becomes under REPLACE_ONE at the same delta, or None where that
@@ -79,15 +79,20 @@ def privacy_statement(summary: Summary, *, replaced: Sequence[float | None]) -> 
     private has no promise.
     """
     return Statement(
-        private=summary.private,
-        promises=tuple(_promise(item, known) for item, known in zip(summary.guarantees, replaced, strict=True)),
-        masking=_masking(summary),
-        noise=_NOISE.get(summary.noise, f"Noise: {summary.noise}."),
-        not_covered=_not_covered(summary),
+        private=certified.private,
+        promises=tuple(
+            _promise(guarantee, entry["assumptions"], known)
+            for guarantee, entry, known in zip(
+                certified.guarantees, certified.content["guarantees"], replaced, strict=True
+            )
+        ),
+        masking=_masking(certified),
+        noise=_NOISE.get(certified.noise, f"Noise: {certified.noise}."),
+        not_covered=_not_covered(certified),
     )
 
 
-def _promise(guarantee: Guarantee, replaced: float | None) -> Promise:
+def _promise(guarantee: Guarantee, assumptions: Sequence[Mapping[str, str]], replaced: float | None) -> Promise:
     return Promise(
         unit="Record-level" if guarantee.privacy_unit == "record" else "Client-level",
         epsilon=epsilon_text(guarantee.epsilon),
@@ -95,7 +100,7 @@ def _promise(guarantee: Guarantee, replaced: float | None) -> Promise:
         sentence=f"Differential privacy with {_bound(guarantee, guarantee.epsilon)}, against {_against(guarantee)}.",
         meaning=_meaning(guarantee),
         further=tuple(_further(guarantee, replaced)),
-        assumptions=guarantee.assumptions,
+        assumptions=tuple((entry["text"], entry["checked_by"]) for entry in assumptions),
         accounting=f"Mechanism: {guarantee.mechanism}. Accountant: {guarantee.accountant}.",
         weak=guarantee.weak,
     )
@@ -164,28 +169,28 @@ def _two_steps(guarantee: Guarantee) -> str:
     return f"{epsilon_text(2 * epsilon)} at delta = {three_digits_up(doubled)}"
 
 
-def _masking(summary: Summary) -> str:
-    if summary.masking:
+def _masking(certified: Certified) -> str:
+    if certified.masking:
         return "Masking was on: the server could see only sums over clients, never one client's vector."
     seen = "Masking was off: the server could see each client's vector by itself"
-    if not summary.private:
+    if not certified.private:
         return f"{seen}, without noise."
-    if summary.mode in _SHARED_NOISE_MODES:
+    if certified.mode in _SHARED_NOISE_MODES:
         return f"{seen}, with at most one client's share of the noise. Against the server the guarantee does not hold."
-    if summary.mode == "client-central":
+    if certified.mode == "client-central":
         return f"{seen}, without noise. It must be trusted with all of them."
     return f"{seen}, with that client's full noise in it; the guarantee does not rest on masking."
 
 
-def _not_covered(summary: Summary) -> tuple[str, ...]:
+def _not_covered(certified: Certified) -> tuple[str, ...]:
     """What no guarantee of this run speaks of; the run's own list of unprotected quantities comes after these."""
-    if not summary.private:
+    if not certified.private:
         return ()
     lines = [
         "Facts about the population: a useful model learns them, whoever's data it was trained on.",
         "Other runs on the same data, choosing settings among them: this page is about one run, and losses add up.",
     ]
-    units = {guarantee.privacy_unit for guarantee in summary.guarantees}
+    units = {guarantee.privacy_unit for guarantee in certified.guarantees}
     if "record" in units:
         lines.append(
             "People with several records, or with records at two clients: the promise is about one record, "
@@ -193,7 +198,7 @@ def _not_covered(summary: Summary) -> tuple[str, ...]:
         )
     if "client" in units:
         lines.append("That a client took part: this is public.")
-    if summary.engine in ("in-process", "ray"):
+    if certified.simulated:
         lines.append(
             "The computer this simulation ran on: it held all records. The guarantee is about what the simulated "
             "parties would have seen."

@@ -1,164 +1,15 @@
-"""A run folder written by hand: the files a digits run leaves behind, with every field filled."""
+"""Writes the run folder of `run_by_hand`, and whatever a test changes in it."""
 
 import json
-import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+import run_by_hand
 
-CONFIG = """\
-[run]
-rounds = 30
-spare_rounds = 2
-seed = 0
-
-[data]
-dataset = "digits"
-population_size = 10
-partition = "iid"
-
-[model]
-name = "linear"
-
-[training]
-learning_rate = 16.0
-strategy = "FedAvgM"
-local_steps = 1
-batch_size = 32
-
-[training.strategy_options]
-server_momentum = 0.8
-
-[privacy]
-mode = "record-distributed"
-target_epsilon = 3.0
-delta = 1e-05
-max_grad_norm = 0.3
-clipping_norm = 10.0
-sampling_probability = "1"
-planned_records = 1400
-max_participations = 32
-
-[secure_aggregation]
-masking = false
-cohorts = "rotation"
-planned_cohort = 10
-min_survivors = 8
-max_colluders = 1
-scale_bits = 20
-"""
-
-GUARANTEE = {
-    "epsilon": 2.926459,
-    "delta": 1e-05,
-    "privacy_unit": "record",
-    "neighboring_relation": "ADD_OR_REMOVE_ONE",
-    "holds_against": ["other participants", "those who see only the models"],
-    "mechanism": "discrete Gaussian, shares of 10 clients",
-    "accountant": "dp-accounting 0.6.0 RdpAccountant",
-    "assumptions": [
-        "At most 1 of the 10 roster members works with the server.",
-        "No person's records lie at two clients.",
-    ],
-    "epsilon_estimate": 2.699139,
-    "epsilon_if_masking_fails": 9.016188,
-}
-
-EVENT = {"count": 1, "eta": "0", "mechanism": "gaussian", "noise_multiplier": "8.500000", "sampling_probability": "1"}
-
-
-def _confusion() -> list[list[int]]:
-    matrix = [[34 if row == column else 0 for column in range(10)] for row in range(10)]
-    for row, column, count in ((1, 8, 3), (8, 1, 2), (3, 5, 2), (5, 9, 1), (9, 3, 2), (9, 8, 1), (4, 6, 1)):
-        matrix[row][column] = count
-    return matrix
-
-
-def _per_class() -> list[dict[str, Any]]:
-    scores = [(0.99, 1.0), (0.94, 0.92), (1.0, 1.0), (0.94, 0.94), (1.0, 0.97), (0.94, 0.97), (0.97, 1.0), (1.0, 1.0)]
-    scores += [(0.89, 0.94), (0.97, 0.92)]
-    return [
-        {"name": str(name), "precision": p, "recall": r, "f1": round(2 * p * r / (p + r), 4), "support": 34 + name % 4}
-        for name, (p, r) in enumerate(scores)
-    ]
-
-
-def summary() -> dict[str, Any]:
-    """A fresh `summary.json` as a mapping."""
-    return {
-        "format": "fedlearn/v1/summary",
-        "scenario": "digits",
-        "started": "2026-11-25T03:20:00+00:00",
-        "ended": "2026-11-25T03:20:04+00:00",
-        "seconds_per_round": 0.0518,
-        "engine": "in-process",
-        "device": "cpu",
-        "mode": "record-distributed",
-        "private": True,
-        "masking": False,
-        "noise": "shares",
-        "accuracy": 0.9417,
-        "loss": 0.2411,
-        "classes": [str(number) for number in range(10)],
-        "confusion": _confusion(),
-        "per_class": _per_class(),
-        "rounds": 30,
-        "attempts": 31,
-        "releases": 31,
-        "run_dir": "runs/20261125-032000-digits",
-        "guarantees": [dict(GUARANTEE)],
-        "plan": {
-            "noise_multiplier": 8.5,
-            "noise_std": 1044213,
-            "sensitivity": 314907,
-            "dimension": 650,
-            "bytes_per_round": 2600,
-            "noise_to_signal": 0.0432,
-            "releases": 32,
-            "planned_cohort": 10,
-            "min_survivors": 8,
-            "max_colluders": 1,
-            "honest_survivors": 7,
-            "threshold": 7,
-            "guarantee": dict(GUARANTEE),
-        },
-        "policy": {
-            "dataset": {"digits": {"privacy_unit": "record", "max_epsilon": 3.0, "max_delta": 1e-05}},
-            "limits": {"min_survivors": 8, "max_dimension": 650, "releases_per_model": 32},
-        },
-        "warnings": ["Masking is off: secure aggregation is not part of this run."],
-        "unprotected": ["The moment at which a client replies.", "Which clients took part in a round."],
-        "versions": {"fedlearn": "0.1.0", "torch": "2.13.0", "flwr": "1.42.0", "dp-accounting": "0.6.0"},
-        "test_records": 360,
-    }
-
-
-def _metrics() -> list[dict[str, Any]]:
-    return [
-        {
-            "round": number,
-            "attempt": 0,
-            "asked": 10,
-            "survivors": 10,
-            "accuracy": round(0.9417 - 0.5 * math.exp(-number / 4) + 0.006 * math.sin(5 * (30 - number)), 4),
-            "loss": round(0.2364 + 1.9 * math.exp(-number / 5), 4),
-            "epsilon": round(2.926459 * math.sqrt(number / 30), 6),
-            "seconds": 0.0518,
-        }
-        for number in range(1, 31)
-    ]
-
-
-def _events() -> list[dict[str, Any]]:
-    attempts = [(number, 0, False) for number in range(1, 31)]
-    attempts[11:12] = [(12, 0, True), (12, 1, False)]
-    return [
-        {"round": r, "attempt": a, "asked": 10, "survivors": 7 if gone else 10, "aborted": gone, "event": EVENT}
-        for r, a, gone in attempts
-    ]
-
+from fedlearn.certificate.form import encode
+from fedlearn.crypto.signatures import SigningKey
 
 WriteFolder = Callable[..., Path]
 
@@ -168,14 +19,24 @@ def write_folder(tmp_path: Path) -> WriteFolder:
     """Write a run folder; keyword arguments replace fields of `summary.json`, `config` the text of `config.toml`."""
 
     def write(
-        *, name: str = "run", config: str = CONFIG, metrics: Any = None, events: Any = None, **changed: Any
+        *, name: str = "run", config: str = run_by_hand.CONFIG, metrics: Any = None, events: Any = None, **changed: Any
     ) -> Path:
         folder = tmp_path / name
         folder.mkdir()
         (folder / "config.toml").write_text(config)
-        (folder / "summary.json").write_text(json.dumps({**summary(), **changed}))
+        fields = {**run_by_hand.summary(), **changed}
+        (folder / "summary.json").write_text(json.dumps(fields))
+        (folder / "certificate.json").write_bytes(
+            encode(run_by_hand.certificate_content(fields), SigningKey(bytes(32)))
+        )
         for file, lines in (("metrics.jsonl", metrics), ("events.jsonl", events)):
-            lines = lines if lines is not None else _metrics() if file == "metrics.jsonl" else _events()
+            lines = (
+                lines
+                if lines is not None
+                else run_by_hand.metrics()
+                if file == "metrics.jsonl"
+                else run_by_hand.events()
+            )
             (folder / file).write_text("".join(json.dumps(line) + "\n" for line in lines))
         return folder
 
@@ -184,4 +45,4 @@ def write_folder(tmp_path: Path) -> WriteFolder:
 
 @pytest.fixture
 def summary_fields() -> dict[str, Any]:
-    return summary()
+    return run_by_hand.summary()

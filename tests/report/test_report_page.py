@@ -192,7 +192,7 @@ def test_any_run_can_be_drawn(write_folder: WriteFolder, values: list[float]) ->
     assert sum(tag == "svg" for tag, _ in read(page).tags) == 3
 
 
-@pytest.mark.parametrize("name", ["config.toml", "summary.json", "metrics.jsonl", "events.jsonl"])
+@pytest.mark.parametrize("name", ["config.toml", "summary.json", "metrics.jsonl", "events.jsonl", "certificate.json"])
 def test_missing_file_is_one_sentence_that_names_it(write_folder: WriteFolder, name: str) -> None:
     folder = write_folder()
     (folder / name).unlink()
@@ -233,7 +233,7 @@ def test_bytes_that_are_not_text_are_one_sentence(write_folder: WriteFolder) -> 
 
 
 def test_private_run_without_a_guarantee_is_refused(write_folder: WriteFolder) -> None:
-    with pytest.raises(ConfigError, match="contradicts itself; expected guarantees where private is true"):
+    with pytest.raises(ConfigError, match="contradicts itself; expected guarantees in certificate"):
         write_report(write_folder(guarantees=[]))
 
 

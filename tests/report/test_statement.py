@@ -4,12 +4,13 @@ import math
 from typing import Any
 
 import pytest
+from run_by_hand import certificate_content
 
 from fedlearn.privacy.accounting import Event, epsilon_of
 from fedlearn.privacy.guarantee import Guarantee
+from fedlearn.report.certified import Certified
 from fedlearn.report.figures import delta_text, epsilon_text, odds_text, three_digits_up
 from fedlearn.report.replacement import epsilon_if_replaced
-from fedlearn.report.run_folder import Summary
 from fedlearn.report.statement import Statement, privacy_statement
 
 EVENT = {"count": 1, "eta": "0", "mechanism": "gaussian", "noise_multiplier": "8.500000", "sampling_probability": "1"}
@@ -17,8 +18,8 @@ CLIENT = {"privacy_unit": "client", "neighboring_relation": "REPLACE_SPECIAL"}
 
 
 def statement(fields: dict[str, Any], *, replaced: float | None = None, **changed: Any) -> Statement:
-    summary = Summary.model_validate({**fields, **changed})
-    return privacy_statement(summary, replaced=[replaced] * len(summary.guarantees))
+    certified = Certified.of(certificate_content({**fields, **changed}))
+    return privacy_statement(certified, replaced=[replaced] * len(certified.guarantees))
 
 
 def guarantee(fields: dict[str, Any], **changed: Any) -> dict[str, Any]:
@@ -54,7 +55,8 @@ def test_epsilon_is_never_rounded_down(summary_fields: dict[str, Any]) -> None:
 
 def test_assumptions_are_repeated_word_by_word(summary_fields: dict[str, Any]) -> None:
     promise = statement(summary_fields).promises[0]
-    assert list(promise.assumptions) == summary_fields["guarantees"][0]["assumptions"]
+    assert [text for text, _ in promise.assumptions] == summary_fields["guarantees"][0]["assumptions"]
+    assert {checked_by for _, checked_by in promise.assumptions} == {"nobody"}
 
 
 def test_failed_masking_has_its_own_epsilon(summary_fields: dict[str, Any]) -> None:
