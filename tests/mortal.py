@@ -8,6 +8,7 @@ comes in ({"work", "folder", "seconds", "limit", "words"}); one goes out when th
 * work "coordinate": a coordinator of its own with the agents of digits, round after round, or `words`[0] times
 """
 
+import importlib
 import json
 import os
 import resource
@@ -114,8 +115,8 @@ def serve() -> None:
     """Until standard input ends."""
     # A fork takes no other thread along, and would wait for it for ever.
     os.environ |= dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
-    import fedlearn.cli.display
-    import fedlearn.simulation  # noqa: F401 (a life finds it loaded)
+    for module in ("matplotlib.figure", "torchmetrics.classification", "fedlearn.cli.display", "fedlearn.simulation"):
+        importlib.import_module(module)  # what a life would load first, and take seconds for
     from fedlearn.agent.simulated import load_simulated_data
     from fedlearn.config import RunConfig
 

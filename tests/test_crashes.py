@@ -53,6 +53,7 @@ class Mortals:
         return seen
 
     def close(self) -> None:
+        self._process.kill()  # its own end would take seconds
         self._process.communicate()
 
 
@@ -137,7 +138,7 @@ FULL = [0, 100, *range(4200, 4200 + 16 * 4120, 4120)]
 @pytest.mark.lengthy
 def test_r18_a_disk_that_is_full_at_any_write_refuses_the_round_and_loses_nothing(mortals, tmp_path):
     vectors = []
-    for limit in FULL if KILLS > 5 else FULL[::3]:
+    for limit in FULL if KILLS > 5 else FULL[::4]:
         folder = tmp_path / str(limit)
         folder.mkdir()
         before = mortals.live("coordinate", folder, 1)["left"]
