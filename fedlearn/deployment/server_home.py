@@ -52,7 +52,7 @@ class ServerHome:
         Raises:
             ConfigError: there is one already, or a value cannot be.
         """
-        folder = home / "server"
+        folder = (home / "server").absolute()
         if (folder / "server.toml").exists():
             raise ConfigError(f"{folder}: a server is there already; nothing was changed")
         _check_ports(port, join_port)
@@ -83,7 +83,7 @@ class ServerHome:
         Raises:
             ConfigError: there is none, it is damaged, or others may read a key.
         """
-        folder = home / "server"
+        folder = (home / "server").absolute()
         path = folder / "server.toml"
         try:
             values = tomllib.loads(path.read_text(encoding="utf-8"))

@@ -51,7 +51,7 @@ class Service:
         self._superlink = SuperLinkProcess(home)
         self._endpoint: JoinEndpoint | None = None
         self._control: Control | None = None
-        self._keeper, self._kept = RunKeeper(), ""
+        self._keeper, self._kept, self._rounds = RunKeeper(), "", 0
         self._conclusion: subprocess.Popen[bytes] | None = None
         self._certificate = b""
         self._last_trouble = ""
@@ -163,13 +163,14 @@ class Service:
             return
         if run.id != self._kept:
             self._keeper, self._kept = RunKeeper(), run.id
+            self._rounds = load_run(self._home.folder / "runs" / run.id / "config.toml").run.rounds
         folder = RunFolder(self._home.folder / "runs" / run.id)
         if run.to_stop:
             self._end_in_flower(run)
             self._runs.end(run.id, "stopped")
             self._tell(f"run {run.id} is stopped")
             return
-        self._do(self._keeper.decide(_facts(folder)), run, folder)
+        self._do(self._keeper.decide(_facts(folder, self._rounds)), run, folder)
 
     def _do(self, step: Step, run: BookedRun, folder: RunFolder) -> None:
         if step is Step.RESTART:
@@ -241,15 +242,15 @@ def _told(error: Exception) -> str:
     return f"{type(error).__name__} at {place}; going on"
 
 
-def _facts(folder: RunFolder) -> Facts:
-    stored = folder.load_checkpoint()
-    rounds = stored[0].round if stored else 0
+def _facts(folder: RunFolder, rounds: int) -> Facts:
+    """What is seen of a run of so many rounds. The checkpoint is not read: it may be large."""
+    done = max((line["round"] for line in folder.lines("metrics.jsonl")), default=0)
     return Facts(
         now=time.time(),
-        rounds=rounds,
+        rounds=done,
         alive=is_worked_on(folder),
         last_sign=last_sign(folder),
-        trained=rounds >= load_run(folder.file("config.toml")).run.rounds,
+        trained=done >= rounds,
         done=folder.file(DONE_FILE).is_file(),
         concluded=folder.file("summary.json").is_file(),
         failed=bool(folder.lines(FAILURE_FILE)),

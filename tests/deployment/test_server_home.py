@@ -2,6 +2,7 @@
 
 import stat
 import tomllib
+from pathlib import Path
 
 import pytest
 from server_files import free_ports, new_home
@@ -27,6 +28,13 @@ def test_what_was_made_is_what_is_loaded(tmp_path):
     assert len(home.coordinator_id) == 16
     assert home.superlink_address == f"127.0.0.1:{home.port}"
     assert set(home.certificate.names) >= {"localhost", "127.0.0.1"}
+
+
+def test_a_path_that_is_relative_is_made_absolute(tmp_path, monkeypatch):
+    """Flower's SuperLink works in another folder."""
+    monkeypatch.chdir(tmp_path)
+    new_home(Path("operator"))
+    assert ServerHome.load(Path("operator")).certificate_path == tmp_path / "operator" / "server" / "server.crt"
 
 
 def test_names_and_addresses_are_in_the_certificate_and_the_first_is_where_clients_go(tmp_path):

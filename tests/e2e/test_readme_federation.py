@@ -1,0 +1,55 @@
+"""The README's federation, word by word: real processes, TLS, four holders, one masked, private run."""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from safetensors.numpy import load_file
+
+from tests.e2e.real_federation import BLOCKS, RealFederation
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(1500)]
+
+
+@pytest.fixture(scope="module")
+def federation(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RealFederation]:
+    folder = tmp_path_factory.mktemp("demo")
+    made = RealFederation(folder, holder=BLOCKS["file=holder.toml"], script=BLOCKS["run=federation"])
+    yield made
+    made.end()
+
+
+def test_the_readmes_commands_end_in_a_model_and_a_report(federation: RealFederation) -> None:
+    done = federation.started
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "round 5 of 5" in done.stderr
+    assert "Traceback" not in done.stderr
+    (run,) = federation.status()["runs"]
+    assert run["state"] == "finished"
+    folder = Path(run["folder"])
+    written = {path.name for path in folder.iterdir()}
+    assert {"config.toml", "roster.toml", "events.jsonl", "certificate.json", "summary.json", "report.html"} <= written
+    assert sum(tensor.size for tensor in load_file(folder / "model.safetensors").values()) == 650
+    summary = json.loads((folder / "summary.json").read_text())
+    assert (summary["engine"], summary["private"], summary["masking"]) == ("deployed", True, True)
+    assert 0 < summary["guarantees"][0]["epsilon"] <= 3
+
+
+def test_nothing_of_anybodys_secrets_is_in_a_log(federation: RealFederation) -> None:
+    folder = federation.folder
+    secrets = [path.read_bytes() for path in folder.glob("demo/*/*/*.key")]
+    codes = [line.split()[1].encode() for line in (folder / "demo" / "codes").read_text().splitlines()]
+    logs = b"".join(path.read_bytes() for path in folder.rglob("*") if path.suffix in (".log", ".jsonl"))
+    assert len(secrets) == 3 + 2 * 4
+    assert not [secret for secret in (*secrets, *codes) if secret in logs or secret.hex().encode() in logs]
+    assert b"Traceback" not in logs
+
+
+def test_f20_who_is_revoked_is_out_of_flower_at_once(federation: RealFederation) -> None:
+    federation.operator("revoke Dora")
+    log = federation.server / "server.log"
+    federation.wait(lambda: "a node was taken out of Flower" in log.read_text(), 60)
+    members = federation.status()["members"]
+    assert members.pop("Dora") == "revoked"
+    assert set(members.values()) == {"online"}
