@@ -36,7 +36,7 @@ __all__ = ["Service", "service_process"]
 
 _LOCK_FILE: Final = "service.lock"
 _TICK_SECONDS: Final = 0.5
-_NODES_SECONDS: Final = 2.0
+_NODES_SECONDS: Final = 5.0
 _LONGEST_PAUSE: Final = 30.0
 
 Tell = Callable[[str], None]

@@ -1,6 +1,9 @@
 """The README's federation, word by word: real processes, TLS, four holders, one masked, private run."""
 
 import json
+import os
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -53,3 +56,27 @@ def test_f20_who_is_revoked_is_out_of_flower_at_once(federation: RealFederation)
     members = federation.status()["members"]
     assert members.pop("Dora") == "revoked"
     assert set(members.values()) == {"online"}
+
+
+ASK = """
+import ssl, sys, urllib.error, urllib.request
+context = ssl._create_unverified_context()
+try:
+    print(urllib.request.urlopen(sys.argv[1], data=b"", context=context).status)
+except urllib.error.HTTPError as error:
+    print(error.code)
+"""
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root may become somebody else")
+@pytest.mark.parametrize("path", ["/v1/control/start-run", "/v1/control/list-nodes", "/v1/runtime/acquire-task"])
+def test_another_user_of_this_machine_can_start_no_run_and_see_no_node(federation: RealFederation, path: str) -> None:
+    address = f"https://{federation.status()['address']}{path}"
+    python = "/usr/bin/python3" if Path("/usr/bin/python3").exists() else sys.executable
+
+    def answer(user: int) -> str:
+        asked = [python, "-c", ASK, address]
+        return subprocess.run(asked, capture_output=True, text=True, user=user, timeout=30, check=True).stdout.strip()
+
+    assert answer(65534) == "403"
+    assert answer(os.geteuid()) != "403"
