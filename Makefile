@@ -20,14 +20,14 @@ simulate: install
 	$(BIN)/fedlearn simulate
 
 test: install
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 2 --dist worksteal
 
 check: install
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
-	$(BIN)/python -m pytest -x -m 'not slow and not lengthy'
+	$(BIN)/python -m pytest -n 2 --dist worksteal -x -m 'not slow and not lengthy'
 
 e2e: install
 	$(BIN)/python -m pytest -m slow

@@ -188,6 +188,7 @@ def test_new_files_are_their_owners_alone_and_a_policy_keeps_its_mode(tmp_path, 
     (policy.parent / "roster.toml").unlink()
     accept(tmp_path, policy)
     modes = {path.name: stat.S_IMODE(path.stat().st_mode) for path in policy.parent.iterdir()}
+    assert modes.pop("identity.key") == 0o600
     assert modes == {"client.toml": 0o640, "roster.toml": 0o600, "confirmed.toml": 0o600}
 
 
