@@ -109,7 +109,11 @@ def other_line():
     return key.public_bytes(serialization.Encoding.OpenSSH, serialization.PublicFormat.OpenSSH)
 
 
-@pytest.mark.parametrize("line", [b"", b"ecdsa", other_line(), node_public_key(new_node_key()) + b" comment"])
+@pytest.mark.parametrize(
+    "line",
+    [b"", b"ecdsa", other_line(), node_public_key(new_node_key()) + b" comment"],
+    ids=["nothing", "a word", "another kind", "a comment"],
+)
 def test_another_node_key_is_refused(line):
     with pytest.raises(ConfigError):
         node_key_bytes(line)

@@ -187,7 +187,7 @@ def test_guesses_are_refused_alike_and_then_not_heard(home, federation, ask, tmp
         {"contact": 5},
         {"contact": "two\nlines"},
     ],
-    ids=str,
+    ids=lambda change: f"{next(iter(change))} {len(str(change))}",
 )
 def test_whatever_is_not_proven_is_refused(home, federation, ask, change):
     (invitation,) = invited(home, "Ada")
