@@ -5,7 +5,7 @@ record, db . dW the best mean of the rows. The client holds one record and nothi
 other clients' data, so nothing hides the record but what the run itself does: masks, clipping and noise.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from math import prod
 from typing import Any, ClassVar
@@ -18,6 +18,7 @@ from fedlearn.agent.agreement import agree
 from fedlearn.agent.simulated import SimulatedData
 from fedlearn.audit.canaries import Holding
 from fedlearn.audit.masked_rounds import MaskedRounds
+from fedlearn.audit.outcome import CONTROL_FAILED, Audit
 from fedlearn.audit.parties import MakeParties, Parties
 from fedlearn.audit.pictures import sheet
 from fedlearn.audit.records import some_records
@@ -31,9 +32,9 @@ from fedlearn.privacy.clipping import Vector
 from fedlearn.privacy.quantization import from_lanes
 from fedlearn.vector import read_parameters
 
-__all__ = ["PICTURE", "InversionAudit", "audit_inversion"]
+__all__ = ["InversionAudit", "audit_inversion"]
 
-PICTURE = "inversion.png"
+_PICTURE = "inversion.png"
 
 _RECORDS = 32
 _SHOWN = 6
@@ -44,7 +45,7 @@ _Records = NDArray[np.float64]  # (n, *shape)
 
 
 @dataclass(frozen=True, slots=True)
-class InversionAudit:
+class InversionAudit(Audit):
     """Mean cosines between records and what was rebuilt of them, 1 for a copy.
 
     `cosine_mean_image` is that of somebody who saw no client: the mean of the public test records. An audit fails if
@@ -67,9 +68,22 @@ class InversionAudit:
 
     FROM: ClassVar[tuple[str, ...]] = ("sent", "if_masking_fails", "aggregate")
 
+    @property
+    def failure(self) -> str | None:
+        """Why it does not pass."""
+        if not self.control_passed:
+            return f"{CONTROL_FAILED}: records were not rebuilt there"
+        if self.passed:
+            return None
+        return "records were rebuilt better than by somebody who saw no client: what leaves shows them"
+
+    def pictures(self) -> Mapping[str, bytes]:
+        """The sheet of records and what was rebuilt of them."""
+        return {_PICTURE: self.picture}
+
     def as_dict(self) -> dict[str, Any]:
-        """The object that `--json` prints and `audit.json` holds; the picture is a file beside it."""
-        values = asdict(self) | {"kind": "inversion", "protected": list(self.protected), "picture": PICTURE}
+        """Every field but the picture, which is a file beside it."""
+        values = asdict(self) | {"kind": "inversion", "protected": list(self.protected), "picture": _PICTURE}
         return values | {"picture_rows": list(_ROWS)}
 
 

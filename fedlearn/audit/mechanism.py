@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from fedlearn.audit.bounds import Seen, epsilon_lower
 from fedlearn.audit.canaries import Release, along_directions, releases_of
 from fedlearn.audit.masked_rounds import MaskedRounds
+from fedlearn.audit.outcome import CONTROL_FAILED, Audit
 from fedlearn.audit.parties import MakeParties, Parties
 from fedlearn.audit.setting import Setting, setting_of, without_privacy
 from fedlearn.config import RunConfig
@@ -37,7 +38,7 @@ Progress = Callable[[int, int], None]
 
 
 @dataclass(frozen=True, slots=True)
-class MechanismAudit:
+class MechanismAudit(Audit):
     """What the attack proved beside what is claimed. `samples` are canaries seen, and as many empty directions.
 
     A mechanism that is as noisy as it says does not pass with a probability of at most `false_alarm_rate`.
@@ -70,8 +71,22 @@ class MechanismAudit:
         """How much of the claim the attack proved."""
         return self.epsilon_lower / self.epsilon_claimed
 
+    @property
+    def failure(self) -> str | None:
+        """Why it does not pass."""
+        if not self.control_passed:
+            return f"{CONTROL_FAILED}: it was not told apart"
+        if not self.masked_sums_equal:
+            return "secure aggregation gave another sum than that of the survivors' vectors"
+        if self.passed:
+            return None
+        return (
+            f"epsilon is at least {self.epsilon_lower:.3f}, and {self.epsilon_claimed:.3f} is claimed: what leaves is "
+            "less noisy than booked"
+        )
+
     def as_dict(self) -> dict[str, Any]:
-        """The object that `--json` prints and `audit.json` holds."""
+        """Every field."""
         return {"kind": "mechanism", **asdict(self)}
 
 

@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fedlearn.audit.bounds import at_least, at_most
+from fedlearn.audit.outcome import CONTROL_FAILED, Audit
 from fedlearn.audit.parties import MakeParties, Parties
 from fedlearn.audit.setting import private_mechanism
 from fedlearn.audit.shadows import Shadows, subject_of
@@ -24,14 +25,14 @@ from fedlearn.rounds import releases_booked
 
 __all__ = ["MODELS", "MembershipAudit", "Rate", "audit_membership"]
 
-MODELS = 64
+MODELS = 40
 
 _FALSE_POSITIVE_RATES = (1e-3, 1e-2)
 _CONFIDENCE = 0.999
 _FAILURE = (1 - _CONFIDENCE) / (2 * len(_FALSE_POSITIVE_RATES))  # of one bound: a true and a false rate at each point
 _FEWEST_MODELS = 8
 # Noise costs 0.4 ms and 0.45 us an entry; the models' noise may cost so many seconds, with this many models at least.
-_NOISE_SECONDS, _SLOW_MODELS = 40.0, 16
+_NOISE_SECONDS, _SLOW_MODELS = 30.0, 16
 _CLEARLY = 3.0  # the control finds so many times as many members as it takes others for members
 
 _Scores = NDArray[np.float64]  # (models, canaries)
@@ -54,7 +55,7 @@ class Rate:
 
 
 @dataclass(frozen=True, slots=True)
-class MembershipAudit:
+class MembershipAudit(Audit):
     """How many members were found, with privacy and without, beside what the guarantee allows.
 
     An honest run fails with a probability of at most `false_alarm_rate`.
@@ -74,8 +75,15 @@ class MembershipAudit:
     records: int
     rounds: int
 
+    @property
+    def failure(self) -> str | None:
+        """Why it does not pass."""
+        if not self.control_passed:
+            return f"{CONTROL_FAILED}: members were not found there either"
+        return None if self.passed else "more members were found than the guarantee allows"
+
     def as_dict(self) -> dict[str, Any]:
-        """The object that `--json` prints and `audit.json` holds."""
+        """Every field."""
         return {"kind": "membership", **asdict(self), "rates": [asdict(rate) for rate in self.rates]}
 
 

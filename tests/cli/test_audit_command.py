@@ -1,33 +1,21 @@
 """`fedlearn audit` as a user types it: what stands on stdout, in the folder, and in the exit code."""
 
 import json
-import sys
 
 import pytest
 from dishonest_parties import NoNoise
 
 from fedlearn.audit import mechanism
-from fedlearn.cli import main
 
 KEYS = {"kind", "epsilon_lower", "epsilon_claimed", "epsilon_booked", "confidence", "passed", "samples"}
 
 
 @pytest.fixture
-def run(tmp_path, monkeypatch, capsys):
+def run(typed, tmp_path, monkeypatch):
     """Types a command, in an empty folder, and audits with few samples."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setitem(mechanism.audit_mechanism.__kwdefaults__, "samples", 1_000)
-
-    def type_command(*words):
-        monkeypatch.setattr(sys, "argv", ["fedlearn", *map(str, words)])
-        code = 0
-        try:
-            main()
-        except SystemExit as ended:
-            code = int(ended.code or 0)
-        return code, *capsys.readouterr()
-
-    return type_command
+    return typed
 
 
 def test_mechanism_prints_one_object_and_keeps_it(run, tmp_path):

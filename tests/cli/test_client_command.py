@@ -2,33 +2,22 @@
 
 import json
 import re
-import sys
+from functools import partial
 from pathlib import Path
 
 import pytest
 from holder_files import FOUR, entry, small_roster, write_policy
 
-from fedlearn.cli import main
 from fedlearn.config import RunConfig
 
 ROOT = Path(__file__).parent.parent.parent
 
 
 @pytest.fixture
-def run(tmp_path, monkeypatch, capsys):
-    """Types a command, in an empty folder."""
+def run(typed, tmp_path, monkeypatch):
+    """Types a command of the client, in an empty folder."""
     monkeypatch.chdir(tmp_path)
-
-    def type_command(*words):
-        monkeypatch.setattr(sys, "argv", ["fedlearn", "client", *map(str, words)])
-        code = 0
-        try:
-            main()
-        except SystemExit as ended:
-            code = int(ended.code or 0)
-        return code, *capsys.readouterr()
-
-    return type_command
+    return partial(typed, "client")
 
 
 @pytest.fixture

@@ -5,11 +5,10 @@ import json
 import math
 import shutil
 import sqlite3
-import sys
+from functools import partial
 
 import pytest
 
-from fedlearn.cli import main
 from fedlearn.ledger import Ledger, Reservation
 from fedlearn.privacy.guarantee import PrivacyUnit
 
@@ -17,17 +16,8 @@ EVENT = b'{"count":1,"eta":"0","mechanism":"gaussian","noise_multiplier":"8.0000
 
 
 @pytest.fixture
-def run(monkeypatch, capsys):
-    def type_command(*words):
-        monkeypatch.setattr(sys, "argv", ["fedlearn", "client", "ledger", *map(str, words)])
-        code = 0
-        try:
-            main()
-        except SystemExit as ended:
-            code = int(ended.code or 0)
-        return code, *capsys.readouterr()
-
-    return type_command
+def run(typed):
+    return partial(typed, "client", "ledger")
 
 
 @pytest.fixture

@@ -8,12 +8,11 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import pytest
 
 from fedlearn.checkpoint import RunFolder
-from fedlearn.cli import main
 from fedlearn.shipped import scenario_names
 
 # house.md: `simulate --json`
@@ -35,30 +34,14 @@ FILES = {
 SHORT = ("--set", "run.rounds=3", "--set", "run.spare_rounds=1")
 
 
-class Told(NamedTuple):
-    code: int
-    out: str
-    err: str
-
-
-Run = Callable[..., Told]
+Run = Callable[..., Any]
 
 
 @pytest.fixture
-def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
+def run(typed: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
     """Types a command, in an empty folder."""
     monkeypatch.chdir(tmp_path)
-
-    def type_command(*words: str | Path) -> Told:
-        monkeypatch.setattr(sys, "argv", ["fedlearn", *map(str, words)])
-        code = 0
-        try:
-            main()
-        except SystemExit as ended:
-            code = int(ended.code or 0)
-        return Told(code, *capsys.readouterr())
-
-    return type_command
+    return typed
 
 
 def only_object(out: str) -> dict[str, Any]:
