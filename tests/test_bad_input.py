@@ -174,7 +174,9 @@ CASES: dict[str, tuple[tuple[str, ...], str]] = {
     "--resume of a damaged run": (("simulate", "--resume", "damaged"), r"damaged/config\.toml: expected a TOML file"),
     "--resume with another run": (("simulate", "digits", "--resume", "full"), r"--resume goes on with a run as it is"),
     "report of nothing": (("report", "nope"), r"nope: no such run folder"),
-    "report of another folder": (("report", "full"), r"full: summary\.json is missing"),
+    "report of another folder": (("report", "full"), r"full: config\.toml is missing"),
+    "verify nothing": (("verify", "nope.json", "nope.safetensors"), r"nope\.json: cannot be read"),
+    "verify another file": (("verify", "latin.toml", "latin.toml"), r"latin\.toml: expected a certificate"),
     # data
     "csv without a path": (simulate("data.dataset=csv"), r"data\.path is missing"),
     "csv without bounds": (

@@ -227,6 +227,11 @@ def estimate_epsilon(events: Sequence[tuple[Event, int]], *, delta: float, relat
     if all(event.sampling_probability == 1 for event, _ in events):
         precision = sum(event.count * times / event.noise_multiplier**2 for event, times in events)
         return gaussian_epsilon(1 / math.sqrt(precision), delta) if precision else 0.0
+    return _pld_epsilon(tuple(events), delta, relation)
+
+
+@lru_cache(maxsize=64)
+def _pld_epsilon(events: tuple[tuple[Event, int], ...], delta: float, relation: str) -> float:
     from dp_accounting.pld import PLDAccountant
     from dp_accounting.privacy_accountant import NeighboringRelation
 

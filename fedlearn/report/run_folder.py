@@ -166,7 +166,7 @@ class RunFolder:
         """
         if not folder.is_dir():
             raise ConfigError(f"{folder}: no such run folder; expected the folder that a run wrote")
-        place = folder / "summary.json"
+        config, place = _config(folder), folder / "summary.json"
         summary = parsed(place, read_json(place, read_text(folder, "summary.json")), Summary)
         certified = Certified.read(folder)
         if summary.private != certified.private:
@@ -175,7 +175,7 @@ class RunFolder:
                 "summary.json, and none where it is false"
             )
         return cls(
-            config=_config(folder),
+            config=config,
             summary=summary,
             certified=certified,
             rounds=tuple(_lines(folder, "metrics.jsonl", RoundScores)),

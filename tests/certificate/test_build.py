@@ -4,6 +4,7 @@ import json
 from dataclasses import replace
 
 import pytest
+from safetensors.numpy import load, save
 
 from fedlearn import RunConfig, simulate
 from fedlearn.agent.simulated import coordinator_key, load_simulated_data
@@ -12,7 +13,9 @@ from fedlearn.certificate.build import Evidence, certify
 from fedlearn.certificate.figures import booked_event, guarantees_of, request_of
 from fedlearn.certificate.verify import verify_certificate
 from fedlearn.checkpoint import RunFolder
+from fedlearn.crypto.signatures import SigningKey
 from fedlearn.privacy.calibration import guarantees_after
+from fedlearn.roster import Roster, RosterEntry
 from fedlearn.vector import layout_of
 
 PATIENTS = """
@@ -233,3 +236,68 @@ def test_a_certificate_does_not_tell_how_many_records_a_client_has(tmp_path):
     assert _without_what_is_fresh(told[0]) == _without_what_is_fresh(told[1])
     assert len(json.dumps(told[0])) == len(json.dumps(told[1]))
     assert told[0]["subject"]["model_hash"] != told[1]["subject"]["model_hash"]
+
+
+KEYS = [SigningKey(bytes([number]) * 32) for number in range(1, 5)]  # a coordinator and three members
+
+
+@pytest.fixture
+def deployed(evidence):
+    """The same run as if three holders had signed for their own ledgers, and its roster."""
+    entries = [RosterEntry(f"holder {n}", "", bytes([n]) * 16, key.public) for n, key in enumerate(KEYS)]
+    roster = Roster.of(entries[0], tuple(entries[1:]))
+    known = replace(evidence, kind="deployment", head=None, entries=None, roster_hash=roster.sha256)
+    attestations = [_attestation(known, number) for number in (1, 2, 3)]
+    return replace(known, attestations=attestations), roster
+
+
+def _attestation(evidence, number, releases=3, key=None):
+    return Attestation.sign(
+        evidence.attested(releases=releases, ledger_head=bytes([number]) * 32),
+        key or KEYS[number],
+        client_id=bytes([number]) * 16,
+        dataset_id="patients",
+        entries=2 * releases,
+        unconfirmed=1,
+        unconfirmed_members=1,
+    )
+
+
+def _failed(evidence, roster):
+    verification = verify_certificate(certify(evidence, KEYS[0]), evidence.model_file, roster)
+    return {check.name for check in verification.checks if not check.passed}, verification
+
+
+def test_a_deployment_is_signed_by_every_holder_that_attests(deployed):
+    failed, verification = _failed(*deployed)
+    assert failed == set()
+    assert [name.partition(" (")[0] for name in verification.signers] == [
+        "holder 0",
+        "holder 1",
+        "holder 2",
+        "holder 3",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("forge", "noticed"),
+    [
+        (lambda e: [_attestation(e, 1, releases=4)], {"ledger"}),  # more than the events say
+        (lambda e: [replace(_attestation(e, 1), releases=1)], {"ledger"}),
+        (lambda e: [_attestation(replace(e, session="00" * 16), 1)], {"ledger"}),
+        (lambda e: [_attestation(replace(e, model_file=_another_model(e)), 1)], {"ledger"}),
+        (lambda e: [_attestation(e, 1), _attestation(e, 1)], {"ledger"}),
+        (lambda e: [_attestation(e, 1), replace(_attestation(e, 2, key=KEYS[1]))], {"ledger", "roster"}),
+        (lambda e: [_attestation(e, 1, key=SigningKey(bytes(32)))], {"roster"}),
+        (lambda e: [_attestation(e, 1, key=KEYS[0])], {"ledger", "roster"}),
+    ],
+    ids=["too-many", "changed", "session", "model", "twice", "one-key-for-two", "stranger", "coordinator"],
+)
+def test_an_attestation_that_is_not_its_holders_is_refused(deployed, forge, noticed):
+    evidence, roster = deployed
+    assert _failed(replace(evidence, attestations=forge(evidence)), roster)[0] == noticed
+
+
+def _another_model(evidence):
+    tensors = load(evidence.model_file)
+    return save({name: values + 1 for name, values in tensors.items()})
