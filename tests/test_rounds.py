@@ -98,6 +98,7 @@ def test_r15_an_empty_client_is_valid_in_every_mode(load_digits, tmp_path):
         "privacy.max_participations=4",
         "privacy.target_epsilon=8",
         "privacy.sampling_probability=1/3",
+        "secure_aggregation.masking=false",
     )
     for mode in ("record-local", "client-distributed", "client-central", "none"):
         result = run(load_digits, tmp_path, *common, f"privacy.mode={mode}", name=mode)

@@ -10,7 +10,7 @@ import pytest
 BENCHMARK = Path(__file__).parents[2] / "simulations" / "benchmarks" / "memory.py"
 
 
-@pytest.mark.lengthy
+@pytest.mark.slow
 def test_a_client_needs_four_vectors_and_the_server_one_sum() -> None:
     command = [sys.executable, str(BENCHMARK), "--clients", "3", "--dimension", "1000000", "--json"]
     run = subprocess.run(command, capture_output=True, text=True, check=False)
