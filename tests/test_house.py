@@ -158,6 +158,13 @@ def test_every_error_that_frameworks_make_has_its_test(number: int) -> None:
     assert re.search(rf"^ *def test_r{number:02}_", tests, re.MULTILINE)
 
 
+@pytest.mark.parametrize("number", [*range(1, 12), 19, 21])
+def test_every_fault_of_messages_and_nodes_has_its_test(number: int) -> None:
+    """F1 to F11, F19 and F21 of the list of faults: a test of that number shows what it costs."""
+    tests = "\n".join(path.read_text(encoding="utf-8") for path in (ROOT / "tests").rglob("test_*.py"))
+    assert re.search(rf"^ *def test_(f\d+_)*f{number}_", tests, re.MULTILINE)
+
+
 def test_help_is_quick() -> None:
     """At most half a second, the best of three; of the processor, so that a busy machine does not fail it."""
     import resource

@@ -24,6 +24,7 @@ from torch import nn
 from fedlearn.agent.agent import Holder, Premises
 from fedlearn.agent.frames import MAX_FRAME_BYTES, REFUSAL, Frame
 from fedlearn.agent.masked_agent import MaskedAgent, seal
+from fedlearn.agent.secrecy import close_to_others
 from fedlearn.agent.socket import AgentServer, is_answering, other_user, same_user
 from fedlearn.agent.source import Source, model_dimension, start_model
 from fedlearn.config import RunConfig
@@ -73,7 +74,9 @@ class DeployedAgent:
         RefusedError: the roster is not the accepted one or has another key, or the ledger is of other budgets.
     """
 
-    def __init__(self, policy_path: Path) -> None:
+    def __init__(self, policy_path: Path, *, same_user: bool = False) -> None:
+        """`same_user`: the coordinator's code runs as this user too, of which every round is reminded."""
+        self._same_user = same_user
         self._policy = HolderPolicy.load(policy_path)
         self._roster = self._policy.roster
         key = read_identity(self._policy)
@@ -151,6 +154,8 @@ class DeployedAgent:
             reply = agent.handle("advertise", request)
             if not reply.startswith(REFUSAL):
                 _log.info("session %s, round %d, attempt %d begins", frame.session, frame.round, frame.attempt)
+                if self._same_user:
+                    _log.warning("--same-user: the coordinator's code runs as the user who owns records and key")
                 self._keep(frame.session, agent)
             return reply
 
@@ -273,9 +278,10 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--group")
     options = parser.parse_args(arguments)
     log_as_json()
+    close_to_others()
     try:
         group = grp.getgrnam(options.group).gr_gid if options.group else None
-        agent = DeployedAgent(options.policy)
+        agent = DeployedAgent(options.policy, same_user=options.same_user)
         server = listen(agent, allow_same_user=options.same_user, group=group)
     except KeyError:
         _log.error("there is no group %s on this machine", options.group)

@@ -60,7 +60,7 @@ class TestF4AndF8SuperNodeWorksOrEnds:
 
 
 class TestF5StartingAgain:
-    def test_a_lease_of_a_minute_is_waited_for_and_is_no_failure(self):
+    def test_f5_a_lease_of_a_minute_is_waited_for_and_is_no_failure(self):
         clock = Clock()
         back_off, starts = BackOff(clock), []
         while clock.now < 1060:  # Flower refuses a killed node at once for 59 s
@@ -101,7 +101,7 @@ class TestF6TheClock:
     @pytest.mark.parametrize(
         ("offset", "way"), [(4.5, "ahead of"), (6.0, "ahead of"), (-241.0, "behind"), (-310.0, "behind")]
     )
-    def test_one_that_flower_would_turn_away_is_refused_in_one_sentence(self, offset, way):
+    def test_f6_one_that_flower_would_turn_away_is_refused_in_one_sentence(self, offset, way):
         with pytest.raises(ConfigError, match=way):
             check_offset(offset)
 
