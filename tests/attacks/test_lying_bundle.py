@@ -25,7 +25,7 @@ NODE = 65534  # nobody
 LIAR = Path(__file__).with_name("lying_bundle.py")
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def agent() -> Iterator[tuple[Path, int]]:
     """A deployed agent, its folder closed, its socket in a folder that the node's group may enter; its process."""
     with tempfile.TemporaryDirectory(prefix="fl-", dir="/tmp") as place:
