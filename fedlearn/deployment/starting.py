@@ -10,7 +10,6 @@ import hashlib
 import os
 import pwd
 import signal
-import socket
 import subprocess
 import sys
 import threading
@@ -31,7 +30,7 @@ from fedlearn.deployment.supervisor import STATE_FILE, Supervisor
 from fedlearn.durable import write_whole
 from fedlearn.errors import ConfigError, RefusedError, RunFailedError
 from fedlearn.flower.node_app import SOCKET_KEY
-from fedlearn.flower.programs import flower_environment
+from fedlearn.flower.programs import flower_environment, free_port
 from fedlearn.holder_policy import HolderPolicy
 
 __all__ = ["Acceptance", "Start", "holder_process", "run", "start_in_background", "stop"]
@@ -281,7 +280,7 @@ def _node_part(start: Start, address: str, log: Path) -> Part:
     place = start.node_folder
     command = [sys.executable, "-P", "-m", "fedlearn.flower.supernode", "--superlink", address]
     command += ["--root-certificates", str(place / "ca.crt"), "--auth-supernode-private-key", str(place / "node.key")]
-    command += ["--host", "127.0.0.1", "--port", str(_free_port()), "--node-config", str(place / _NODE_FILE)]
+    command += ["--host", "127.0.0.1", "--port", str(free_port()), "--node-config", str(place / _NODE_FILE)]
     environment = flower_environment(place / "flwr") | {"FLWR_SUPEREXEC_TASK_POLL_INTERVAL": "0.25"}
     return Part("node", command, environment, log / "node.jsonl", user=_user(start, NODE_USER))
 
@@ -325,9 +324,3 @@ def _user(start: Start, name: str) -> dict[str, object]:
     if not start.two_users:
         return {}
     return {"user": name, "group": pwd.getpwnam(name).pw_gid, "extra_groups": [grp.getgrnam(GROUP).gr_gid]}
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])

@@ -10,7 +10,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
-__all__ = ["adopt_orphans", "descendants", "end_descendants"]
+__all__ = ["adopt_orphans", "descendants", "end_descendants", "end_with_input"]
 
 _PR_SET_CHILD_SUBREAPER: Final = 36
 _PROC: Final = Path("/proc")
@@ -50,6 +50,14 @@ def end_descendants() -> None:
                 os.kill(process, signal.SIGKILL)
         _reap()
         time.sleep(_ROUND_SECONDS)
+
+
+def end_with_input() -> None:
+    """Kill this process and all that descends from it when standard input closes; for a thread of its own."""
+    while os.read(0, 1):
+        pass
+    end_descendants()
+    os.kill(os.getpid(), signal.SIGKILL)
 
 
 def _reap() -> None:

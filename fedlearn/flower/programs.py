@@ -10,7 +10,7 @@ from pathlib import Path
 from fedlearn.errors import RunFailedError
 from fedlearn.shipped import shipped_root
 
-__all__ = ["copy_bundle_sources", "flower_environment", "flower_program", "listens"]
+__all__ = ["copy_bundle_sources", "flower_environment", "flower_program", "free_port", "listens"]
 
 
 def copy_bundle_sources(destination: Path) -> None:
@@ -48,6 +48,13 @@ def flower_program(name: str) -> str:
     if found is None:
         raise RunFailedError(f"{name} was not found beside {sys.executable} nor on PATH; install 'fedlearn[ray]'")
     return found
+
+
+def free_port() -> int:
+    """A port of this machine's loopback that nobody listens at now."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
 
 
 def listens(port: int, host: str = "127.0.0.1") -> bool:

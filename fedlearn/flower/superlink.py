@@ -17,7 +17,6 @@ run folder holds the socket's address instead.
 import os
 import secrets
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
@@ -36,7 +35,7 @@ from fedlearn.errors import RunFailedError
 from fedlearn.flower.failure import record_failure
 from fedlearn.flower.node_app import ADDRESS_FILE
 from fedlearn.flower.process_tree import adopt_orphans, end_descendants
-from fedlearn.flower.programs import copy_bundle_sources, flower_environment, flower_program, listens
+from fedlearn.flower.programs import copy_bundle_sources, flower_environment, flower_program, free_port, listens
 
 __all__ = ["LOG_FILE", "main"]
 
@@ -72,7 +71,7 @@ class _Run:
 
     def __init__(self, folder: RunFolder, place: Path, log: IO[bytes]) -> None:
         self._folder, self._place, self._log = folder, place, log
-        self._port = _free_port()
+        self._port = free_port()
         self._ray_address = load_run(folder.file("config.toml")).runtime.ray_address
         self._environment = _environment(place, self._ray_address)
         self._abandoned = threading.Event()
@@ -170,12 +169,6 @@ def _environment(place: Path, ray_address: str | None) -> dict[str, str]:
 def _temporary_folder() -> str:
     usual = tempfile.gettempdir()
     return usual if len(usual) <= _LONGEST_TEMPORARY_FOLDER or not Path("/tmp").is_dir() else "/tmp"  # noqa: S108
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 if __name__ == "__main__":

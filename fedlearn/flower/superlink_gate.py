@@ -11,14 +11,13 @@ It ends when its standard input closes, and all that it started with it.
 
 import ipaddress
 import os
-import signal
 import sys
 import threading
 from collections.abc import Awaitable, Callable, MutableMapping
 from pathlib import Path
 from typing import Any, Final
 
-from fedlearn.flower.process_tree import adopt_orphans, end_descendants
+from fedlearn.flower.process_tree import adopt_orphans, end_with_input
 
 __all__ = ["MOST_BODY_BYTES", "Gate", "main", "owner_of_connection"]
 
@@ -116,17 +115,10 @@ def main() -> None:
     from starlette.middleware import Middleware
 
     adopt_orphans()
-    threading.Thread(target=_end_with_parent, daemon=True).start()
+    threading.Thread(target=end_with_input, daemon=True).start()
     others = extensions.get_middleware()
     extensions.get_middleware = lambda: (Middleware(Gate), *others)
     flower_superlink()
-
-
-def _end_with_parent() -> None:
-    while os.read(0, 1):
-        pass
-    end_descendants()
-    os.kill(os.getpid(), signal.SIGKILL)
 
 
 if __name__ == "__main__":

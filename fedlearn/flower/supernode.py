@@ -17,7 +17,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, Final
 
-from fedlearn.flower.process_tree import adopt_orphans, descendants, end_descendants
+from fedlearn.flower.process_tree import adopt_orphans, descendants, end_descendants, end_with_input
 
 __all__ = ["BROKEN", "main"]
 
@@ -73,7 +73,7 @@ def main() -> None:
     from flwr.supernode.cli.flower_supernode import flower_supernode
 
     adopt_orphans()
-    threading.Thread(target=_end_with_input, daemon=True).start()
+    threading.Thread(target=end_with_input, daemon=True).start()
     threading.excepthook = lambda told: _break(f"a thread has ended with {told.exc_type.__name__}")
     watch = Watch(_below)
     _shorten_pauses(start_client_internal)
@@ -123,13 +123,6 @@ def _below() -> list[bytes]:
         with suppress(OSError):
             lines.append(Path(f"/proc/{process}/cmdline").read_bytes())
     return lines
-
-
-def _end_with_input() -> None:
-    while os.read(0, 1):
-        pass
-    end_descendants()
-    os.kill(os.getpid(), signal.SIGKILL)
 
 
 def _break(problem: str) -> None:
