@@ -60,7 +60,9 @@ def epsilon_lower(present: Seen, absent: Seen, *, delta: float, confidence: floa
     """
     factors = _prediction(absent.half(second=False))
     chosen = _choose(
-        _unpredicted(present.half(second=False), factors), _unpredicted(absent.half(second=False), factors)
+        _unpredicted(present.half(second=False), factors),
+        _unpredicted(absent.half(second=False), factors),
+        failure=1 - confidence,
     )
     mu = _mu(
         _unpredicted(present.half(second=True), factors),
@@ -107,11 +109,11 @@ def _unpredicted(seen: Seen, factors: dict[int, Values]) -> Values:
     return left
 
 
-def _choose(present: Values, absent: Values) -> float:
-    """The threshold that looks best on these samples."""
+def _choose(present: Values, absent: Values, *, failure: float) -> float:
+    """The threshold that proves most on these samples, by the bound that it is for: a laxer one favors rare events."""
     candidates = np.quantile(np.concatenate([present, absent]), np.linspace(0.02, 0.98, _CANDIDATES))
     candidates = np.append(candidates, (np.median(present) + np.median(absent)) / 2)
-    mus = [_mu(present, absent, float(threshold), failure=0.01) for threshold in candidates]
+    mus = [_mu(present, absent, float(threshold), failure=failure) for threshold in candidates]
     return float(candidates[int(np.argmax(mus))])
 
 
