@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-__all__ = ["append_whole", "locked", "open_database", "open_database_to_read", "write_whole"]
+__all__ = ["append_whole", "is_locked", "locked", "open_database", "open_database_to_read", "write_whole"]
 
 _BUSY_SECONDS = 30.0
 
@@ -61,15 +61,15 @@ def _named(path: Path) -> Iterator[None]:
 
 
 @contextmanager
-def locked(path: Path) -> Iterator[int]:
-    """Hold the lock of a file, which is made if it is not there; yields its descriptor.
+def locked(path: Path, *, mode: int = 0o666) -> Iterator[int]:
+    """Hold the lock of a file, which is made (with `mode`, less the umask) if it is not there; yields its descriptor.
 
     A child process that is given the descriptor holds the lock too. The kernel gives it back when all of them are dead.
 
     Raises:
         BlockingIOError: somebody else holds it.
     """
-    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, mode)
     try:
         if os.name == "posix":
             import fcntl
@@ -78,6 +78,21 @@ def locked(path: Path) -> Iterator[int]:
         yield descriptor
     finally:
         os.close(descriptor)
+
+
+def is_locked(path: Path) -> bool:
+    """Whether somebody holds the lock of a file; one that is not there is not made.
+
+    Raises:
+        OSError: it cannot be opened.
+    """
+    if not path.exists():
+        return False
+    try:
+        with locked(path):
+            return False
+    except BlockingIOError:
+        return True
 
 
 def open_database(path: Path, schema: str) -> sqlite3.Connection:

@@ -9,32 +9,30 @@ Everything it must remember is in files (`Federation`, `Runs`, run folders): aft
 """
 
 import contextlib
-import os
 import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
 from fedlearn.checkpoint import DONE_FILE, RunFolder, load_run
 from fedlearn.crypto.certificates import node_key_bytes
+from fedlearn.deployment.background import only_one, process_of
 from fedlearn.deployment.federation import Federation
 from fedlearn.deployment.join_endpoint import JoinEndpoint, listen
 from fedlearn.deployment.runs import BookedRun, Facts, RunKeeper, Runs, Step
 from fedlearn.deployment.server_home import ServerHome
 from fedlearn.deployment.superlink_process import SuperLinkProcess
-from fedlearn.durable import locked
-from fedlearn.errors import ConfigError, FedlearnError, RunFailedError
+from fedlearn.errors import FedlearnError, RunFailedError
 from fedlearn.flower.control import Control
 from fedlearn.flower.failure import FAILURE_FILE, forget_failure
 from fedlearn.flower.process_tree import adopt_orphans
 from fedlearn.flower.sign_of_life import is_worked_on, last_sign
 
-__all__ = ["Service", "service_process"]
+__all__ = ["Service", "served_already", "service_lock", "service_process"]
 
-_LOCK_FILE: Final = "service.lock"
 _TICK_SECONDS: Final = 0.5
 _NODES_SECONDS: Final = 5.0
 _LONGEST_PAUSE: Final = 30.0
@@ -67,7 +65,7 @@ class Service:
             ConfigError: another one serves this home, or a port is taken.
             RunFailedError: the SuperLink does not start the first time.
         """
-        with _only_one(self._home.folder):
+        with only_one(service_lock(self._home), otherwise=lambda process: served_already(self._home, process)):
             for port in (self._home.port, self._home.join_port):
                 listen(self._home.host, port).close()
             adopt_orphans()
@@ -257,35 +255,16 @@ def _facts(folder: RunFolder, rounds: int) -> Facts:
     )
 
 
-@contextlib.contextmanager
-def _only_one(folder: Path) -> Iterator[None]:
-    """Serve this folder, with this process's id in its lock file.
-
-    Raises:
-        ConfigError: another process serves it.
-    """
-    with contextlib.ExitStack() as held:
-        try:
-            descriptor = held.enter_context(locked(folder / _LOCK_FILE))
-        except BlockingIOError:
-            raise ConfigError(
-                f"{folder}: served already, by process {_holder(folder)}; fedlearn server stop ends it"
-            ) from None
-        os.ftruncate(descriptor, 0)
-        os.pwrite(descriptor, f"{os.getpid()}\n".encode(), 0)
-        yield
-
-
 def service_process(home: ServerHome) -> int | None:
     """The id of the process that serves a home; None where none does."""
-    try:
-        with locked(home.folder / _LOCK_FILE):
-            return None
-    except BlockingIOError:
-        return _holder(home.folder)
+    return process_of(service_lock(home))
 
 
-def _holder(folder: Path) -> int:
-    """The process that wrote its id last; 0 where it did not yet."""
-    text = (folder / _LOCK_FILE).read_text(encoding="ascii", errors="replace").strip()
-    return int(text) if text.isdigit() else 0
+def service_lock(home: ServerHome) -> Path:
+    """What the process that serves a home holds."""
+    return home.folder / "service.lock"
+
+
+def served_already(home: ServerHome, process: int | None) -> str:
+    """Why it cannot be served once more."""
+    return f"{home.folder}: served already, by process {process}; fedlearn server stop ends it"

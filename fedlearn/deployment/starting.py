@@ -4,19 +4,13 @@ Under one user the coordinator's bundle could open the records and the key, what
 root the parts drop to `fedlearn-agent` and `fedlearn-node`; everybody else has to say --same-user.
 """
 
-import fcntl
 import grp
 import hashlib
 import os
 import pwd
-import signal
-import subprocess
 import sys
-import threading
-import time
 import tomllib
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Literal
@@ -24,6 +18,7 @@ from typing import Final, Literal
 import tomli_w
 
 from fedlearn.agent.socket import is_answering
+from fedlearn.deployment import background
 from fedlearn.deployment.joining import Joined
 from fedlearn.deployment.parts import Part
 from fedlearn.deployment.supervisor import STATE_FILE, Supervisor
@@ -42,10 +37,8 @@ GROUP: Final = "fedlearn"
 _ACCEPTED_FILE: Final = "accepted.toml"
 _NODE_FILE: Final = "node.toml"  # the node's configuration: the coordinator's code may read it
 _ADDRESS_KEY: Final = "superlink"
-_LOCK_FILE: Final = "start.lock"
 _STOP_SECONDS: Final = 40.0
 _START_SECONDS: Final = 120.0
-_POLL_SECONDS: Final = 0.2
 
 Only = Literal["agent", "node"]
 
@@ -156,10 +149,11 @@ def run(start: Start, tell: Callable[[str], None]) -> None:
         RunFailedError: it does not answer.
     """
     start.check_users()
-    ended = threading.Event()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: ended.set())
-    with _locked(start.lock_folder):
+    ended = background.until_told()
+    folder = start.lock_folder
+    with background.only_one(
+        _lock(folder), otherwise=lambda process: f"{folder}: started already, by process {process}"
+    ):
         log = start.lock_folder / "log"
         log.mkdir(mode=0o700, exist_ok=True)
         if start.only != "node":
@@ -183,27 +177,19 @@ def start_in_background(start: Start) -> int:
         ConfigError, RefusedError, RunFailedError: as `run`, in the sentence of that process.
     """
     start.check_users()
-    command = [sys.executable, "-m", "fedlearn.cli", "client", "start", "--home", str(start.folder.parent)]
-    command += ["--same-user"] if start.same_user else []
-    command += ["--only", start.only] if start.only else []
-    path = start.lock_folder / "log" / "start.log"
-    path.parent.mkdir(mode=0o700, exist_ok=True)
-    with path.open("ab") as log:
-        began = log.tell()
-        process = subprocess.Popen(  # noqa: S603 (our own command)
-            command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True
-        )
-    deadline = time.monotonic() + _START_SECONDS
-    while time.monotonic() < deadline:
-        if process.poll() is not None:
-            said = path.read_bytes()[began:].decode("utf-8", "replace").splitlines()
-            sentence = said[-1].removeprefix("fedlearn: ") if said else "the client did not start"
-            raise {2: ConfigError, 3: RefusedError}.get(process.returncode, RunFailedError)(sentence)
-        if holder_process(start.lock_folder) == process.pid and (start.lock_folder / STATE_FILE).exists():
-            return process.pid
-        time.sleep(_POLL_SECONDS)
-    os.kill(process.pid, signal.SIGTERM)
-    raise RunFailedError(f"the client did not come up in {_START_SECONDS:.0f} s; see {path}")
+    arguments = ["client", "start", "--home", str(start.folder.parent)]
+    arguments += ["--same-user"] if start.same_user else []
+    arguments += ["--only", start.only] if start.only else []
+    log = start.lock_folder / "log" / "start.log"
+    log.parent.mkdir(mode=0o700, exist_ok=True)
+
+    def is_up(process: int) -> bool:
+        return holder_process(start.lock_folder) == process and (start.lock_folder / STATE_FILE).exists()
+
+    try:
+        return background.start_in_background(arguments, log, is_up=is_up, seconds=_START_SECONDS, party="client")
+    except background.EndedEarlyError as error:
+        raise {2: ConfigError, 3: RefusedError}.get(error.code, RunFailedError)(str(error)) from None
 
 
 def stop(folder: Path) -> None:
@@ -213,46 +199,16 @@ def stop(folder: Path) -> None:
         ConfigError: nothing does.
         RunFailedError: it does not end.
     """
-    process = holder_process(folder)
-    if process is None:
-        raise ConfigError(f"{folder}: not started; there is nothing to stop")
-    os.kill(process, signal.SIGTERM)
-    deadline = time.monotonic() + _STOP_SECONDS
-    while holder_process(folder) is not None:
-        if time.monotonic() > deadline:
-            raise RunFailedError(f"process {process} does not end; end it with kill -9 {process}")
-        time.sleep(_POLL_SECONDS)
+    background.stop(_lock(folder), seconds=_STOP_SECONDS, otherwise=f"{folder}: not started; there is nothing to stop")
 
 
 def holder_process(folder: Path) -> int | None:
     """The process that runs for a home, or None."""
-    try:
-        descriptor = os.open(folder / _LOCK_FILE, os.O_RDWR)
-    except OSError:
-        return None
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        text = os.read(descriptor, 32).decode("ascii", "replace")
-        return int(text) if text.isdigit() else None
-    finally:
-        os.close(descriptor)
-    return None
+    return background.process_of(_lock(folder))
 
 
-@contextmanager
-def _locked(folder: Path) -> Iterator[None]:
-    descriptor = os.open(folder / _LOCK_FILE, os.O_RDWR | os.O_CREAT, 0o600)
-    try:
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise ConfigError(f"{folder}: started already, by process {holder_process(folder)}") from None
-        os.ftruncate(descriptor, 0)
-        os.write(descriptor, str(os.getpid()).encode())
-        yield
-    finally:
-        os.close(descriptor)
+def _lock(folder: Path) -> Path:
+    return folder / "start.lock"
 
 
 def _agent_part(start: Start, log: Path) -> Part:

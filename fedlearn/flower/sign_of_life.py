@@ -12,7 +12,7 @@ from contextlib import ExitStack, contextmanager
 from typing import Final
 
 from fedlearn.checkpoint import LOCK_FILE, RunFolder
-from fedlearn.durable import locked
+from fedlearn.durable import is_locked
 from fedlearn.errors import ConfigError
 
 __all__ = ["BEAT_SECONDS", "is_worked_on", "last_sign", "working"]
@@ -66,11 +66,7 @@ def _patiently_locked(folder: RunFolder) -> Iterator[RunFolder]:
 
 def is_worked_on(folder: RunFolder) -> bool:
     """Whether a process holds the run, be it stuck or not."""
-    try:
-        with locked(folder.file(LOCK_FILE)):
-            return False
-    except BlockingIOError:
-        return True
+    return is_locked(folder.file(LOCK_FILE))
 
 
 def last_sign(folder: RunFolder) -> float | None:

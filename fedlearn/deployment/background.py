@@ -1,0 +1,117 @@
+"""What both parties' services have in common: one a folder, in the foreground or in a process of its own, and its end.
+
+While a service runs it holds the lock of a file, and its process id stands in it: a dead one holds nothing.
+"""
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Final
+
+from fedlearn.durable import is_locked, locked
+from fedlearn.errors import ConfigError, RunFailedError
+
+__all__ = ["EndedEarlyError", "only_one", "process_of", "start_in_background", "stop", "until_told"]
+
+_POLL_SECONDS: Final = 0.2
+
+
+class EndedEarlyError(RunFailedError):
+    """A process that was started ended before it was up; the text is its own last sentence, `code` its exit code."""
+
+    def __init__(self, sentence: str, code: int) -> None:
+        super().__init__(sentence)
+        self.code = code
+
+
+def until_told() -> threading.Event:
+    """An event that SIGTERM and SIGINT set from now on."""
+    ended = threading.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: ended.set())
+    return ended
+
+
+@contextmanager
+def only_one(lock: Path, *, otherwise: Callable[[int | None], str]) -> Iterator[None]:
+    """Run with the lock, this process's id in its file.
+
+    Raises:
+        ConfigError: another process holds it; what `otherwise` says of that process.
+    """
+    with ExitStack() as held:
+        try:
+            descriptor = held.enter_context(locked(lock, mode=0o600))
+        except BlockingIOError:
+            raise ConfigError(otherwise(_written_in(lock))) from None
+        os.ftruncate(descriptor, 0)
+        os.pwrite(descriptor, str(os.getpid()).encode(), 0)
+        yield
+
+
+def process_of(lock: Path) -> int | None:
+    """The process that holds the lock; None where none does, or none that this user may see."""
+    try:
+        return _written_in(lock) if is_locked(lock) else None
+    except OSError:
+        return None
+
+
+def start_in_background(
+    arguments: Sequence[str], log: Path, *, is_up: Callable[[int], bool], seconds: float, party: str
+) -> int:
+    """Run `fedlearn` with these arguments in a process of its own; gives its id once `is_up` says so of it.
+
+    Raises:
+        EndedEarlyError: it ended before.
+        RunFailedError: it is not up after so many seconds, and was told to end.
+    """
+    with log.open("ab") as said:
+        began = said.tell()
+        process = subprocess.Popen(  # noqa: S603 (our own command)
+            [sys.executable, "-m", "fedlearn.cli", *arguments],
+            stdin=subprocess.DEVNULL,
+            stdout=said,
+            stderr=said,
+            start_new_session=True,
+        )
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        if (code := process.poll()) is not None:
+            lines = log.read_bytes()[began:].decode("utf-8", "replace").splitlines()
+            raise EndedEarlyError(lines[-1].removeprefix("fedlearn: ") if lines else f"the {party} did not start", code)
+        if is_up(process.pid):
+            return process.pid
+        time.sleep(_POLL_SECONDS)
+    os.kill(process.pid, signal.SIGTERM)
+    raise RunFailedError(f"the {party} did not come up in {seconds:.0f} s; see {log}")
+
+
+def stop(lock: Path, *, seconds: float, otherwise: str) -> None:
+    """End the process that holds the lock, and wait for it.
+
+    Raises:
+        ConfigError: none does; `otherwise`.
+        RunFailedError: it does not end.
+    """
+    process = process_of(lock)
+    if process is None:
+        raise ConfigError(otherwise)
+    os.kill(process, signal.SIGTERM)
+    deadline = time.monotonic() + seconds
+    while process_of(lock) is not None:
+        if time.monotonic() > deadline:
+            raise RunFailedError(f"process {process} does not end; end it with kill -9 {process}")
+        time.sleep(_POLL_SECONDS)
+
+
+def _written_in(lock: Path) -> int | None:
+    """The id in the file; None while its holder has not written it yet."""
+    text = lock.read_text(encoding="ascii", errors="replace").strip()
+    return int(text) if text.isdigit() else None
