@@ -98,7 +98,15 @@ def conclude(folder: RunFolder, data: RunData, *, engine: str, noise: str, key: 
     model_file = save(tensors)
     folder.write("model.safetensors", model_file)
     scores = evaluate(model, weights, data.test, device=device) if data.test is not None else None
-    summary = _summary(folder, data, progress, scores, engine, noise)
+    releases = releases_booked(data.config, data.population_size, progress.attempts_asked)
+    guarantees = guarantees_after(data.plan, releases)
+    summary = _summary(folder, data, progress, scores) | {
+        "engine": engine,
+        "noise": noise,
+        "private": bool(guarantees),
+        "releases": releases,
+        "guarantees": [guarantee.as_dict() for guarantee in guarantees],
+    }
     evidence = _evidence(folder, data, progress, summary, layout=layout, model_file=model_file)
     folder.write(CERTIFICATE_FILE, certify(_attested(folder, evidence, key), key))
     folder.write_json("summary.json", summary)
@@ -109,23 +117,15 @@ def conclude(folder: RunFolder, data: RunData, *, engine: str, noise: str, key: 
         loss=summary["loss"],
         rounds=summary["rounds"],
         seconds_per_round=summary["seconds_per_round"],
-        guarantees=_guarantees(data, progress),
+        guarantees=guarantees,
         masking=summary["masking"],
         noise=summary["noise"],
     )
 
 
-def _guarantees(data: RunData, progress: Progress) -> tuple[Guarantee, ...]:
-    booked = releases_booked(data.config, data.population_size, progress.attempts_asked)
-    return guarantees_after(data.plan, booked)
-
-
-def _summary(
-    folder: RunFolder, data: RunData, progress: Progress, scores: Scores | None, engine: str, noise: str
-) -> dict[str, Any]:
+def _summary(folder: RunFolder, data: RunData, progress: Progress, scores: Scores | None) -> dict[str, Any]:
     config, planned = data.config, data.plan
     rounds = folder.lines("metrics.jsonl")
-    guarantees = _guarantees(data, progress)
     scored = asdict(scores) if scores else {"accuracy": None, "loss": None, "confusion": None, "per_class": None}
     return {
         "format": "fedlearn/v1/summary",
@@ -133,20 +133,15 @@ def _summary(
         "started": progress.started,
         "ended": datetime.now(UTC).isoformat(timespec="seconds"),
         "seconds_per_round": round(sum(line["seconds"] for line in rounds) / max(1, len(rounds)), 6),
-        "engine": engine,
         "device": pick_device(config.runtime.device),
         "mode": config.privacy.mode,
-        "private": bool(guarantees),
         "masking": config.secure_aggregation.masking,
-        "noise": noise,
         **scored,
         "classes": list(data.classes),
         "test_records": len(data.test) if data.test is not None else None,
         "rounds": progress.round,
         "attempts": progress.attempts_asked,
-        "releases": releases_booked(config, data.population_size, progress.attempts_asked),
         "run_dir": str(folder.path),
-        "guarantees": [guarantee.as_dict() for guarantee in guarantees],
         "plan": planned.as_dict(),
         "policy": Policy.for_simulation(config, planned).model_dump(mode="json"),
         "warnings": list(planned.warnings),

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from torch import nn
 
 from fedlearn.agent.agreement import Agreement, agree
 from fedlearn.config import RunConfig
@@ -26,9 +27,9 @@ def unreadable() -> Dataset:
     raise OSError("the disk is gone")
 
 
-def agreement(*overrides: str) -> tuple[Agreement, np.ndarray]:
+def agreement(*overrides: str, model: nn.Module | None = None) -> tuple[Agreement, np.ndarray]:
     config = RunConfig.load("digits", list(overrides))
-    model = build_model("linear", input_shape=(1, 8, 8), classes=10, options={}, seed=0)
+    model = model or build_model("linear", input_shape=(1, 8, 8), classes=10, options={}, seed=0)
     agreed = agree(config, model, population_size=10, device="cpu", entropy=stream_entropy())
     return agreed, read_parameters(model)
 
@@ -56,6 +57,25 @@ def test_a_client_that_fails_sends_zeros_and_its_neighbors_what_they_have(mode: 
     difference = np.delete(mixed, 1, axis=0).astype(np.int32).astype(np.int64) - alone.astype(np.int32)
     assert np.abs(difference).max() <= 2 ** (agreed.plan.scale_bits - 16)
     assert not mixed[1].any()
+
+
+def test_a_model_that_is_not_what_its_layers_say_is_trained_one_client_after_the_other() -> None:
+    model = build_model("linear", input_shape=(1, 8, 8), classes=10, options={}, seed=0)
+    model.register_forward_hook(lambda _, __, logits: 2 * logits)
+    agreed, weights = agreement("privacy.mode=none", "training.local_steps=3", "training.batch_size=8", model=model)
+    reads: list[int] = []
+
+    def reading(count: int) -> Dataset:
+        reads.append(count)
+        return held(count)
+
+    clients = [Contributor(lambda count=count: reading(count), (count,)) for count in (9, 30, 12)]
+    first = contributed(agreed, weights, clients)
+    reads.clear()
+    np.testing.assert_array_equal(contributed(agreed, weights, clients), first)
+    assert reads == [9, 30, 12]
+    expected = agreed.mechanism.to_grid(np.stack([agreed.work(weights, client) for client in clients]), agreed.plan)
+    np.testing.assert_array_equal(first.astype(np.int32), expected)
 
 
 def test_in_record_local_a_client_whose_records_cannot_be_read_is_noised_like_any_other() -> None:

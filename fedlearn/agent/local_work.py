@@ -6,7 +6,6 @@ from dataclasses import dataclass, field
 from fractions import Fraction
 from typing import TypedDict
 
-import numpy as np
 from torch import nn
 
 from fedlearn.config import RunConfig
@@ -65,34 +64,32 @@ class Work:
         )
 
     def stacked_private_steps(self, weights: Vector, clients: Sequence[Contributor]) -> Iterator[Vector]:
-        """`private_steps` of many clients, block by block."""
+        """`private_steps` of many clients, block by block; of nobody where the model cannot be stacked."""
         assert self.plan.planned_batch is not None
-        for block, held in self._blocks(clients, int(self.plan.planned_batch)):
-            trainer = self._trainer(held[0], private=True)
-            if trainer is None:
-                yield from (self.private_steps(weights, client)[np.newaxis] for client in block)
-            else:
-                yield trainer.private_updates(weights, held, **self._private_settings())
+        for trainer, _, held in self._blocks(clients, int(self.plan.planned_batch), private=True):
+            yield trainer.private_updates(weights, held, **self._private_settings())
 
     def stacked_updates(self, weights: Vector, clients: Sequence[Contributor]) -> Iterator[Vector]:
-        """`update` of many clients, block by block."""
+        """`update` of many clients, block by block; of nobody where the model cannot be stacked."""
         assert self.config.training.batch_size is not None
-        for block, held in self._blocks(clients, self.config.training.batch_size):
-            trainer = self._trainer(held[0], private=False)
-            if trainer is None:
-                yield from (self.update(weights, client)[np.newaxis] for client in block)
-            else:
-                seeds = [client.batch_seed for client in block]
-                yield trainer.updates(weights, list(zip(held, seeds, strict=True)), **self._settings())
+        for trainer, block, held in self._blocks(clients, self.config.training.batch_size, private=False):
+            seeds = [client.batch_seed for client in block]
+            yield trainer.updates(weights, list(zip(held, seeds, strict=True)), **self._settings())
 
     def _blocks(
-        self, clients: Sequence[Contributor], records_a_step: int
-    ) -> Iterator[tuple[Sequence[Contributor], list[Dataset]]]:
-        """Clients that are trained together, and what they hold."""
+        self, clients: Sequence[Contributor], records_a_step: int, *, private: bool
+    ) -> Iterator[tuple[StackedTrainer, Sequence[Contributor], list[Dataset]]]:
+        """Clients that are trained together, what they hold, and by what; none once the model failed its check."""
         size = block_size(self.plan.dimension, records_a_step, self.device)
         for first in range(0, len(clients), size):
+            if None in self._trainers.values():
+                return
             block = clients[first : first + size]
-            yield block, [client.records() for client in block]
+            held = [client.records() for client in block]
+            trainer = self._trainer(held[0], private=private)
+            if trainer is None:
+                return
+            yield trainer, block, held
 
     def _trainer(self, like: Dataset, *, private: bool) -> StackedTrainer | None:
         """The trainer for records of this shape, checked at its first use."""

@@ -19,14 +19,14 @@ from fedlearn.training.device import in_memory, one_thread
 from fedlearn.training.record_sums import clipped_gradient_sum
 from fedlearn.vector import read_parameters, write_parameters
 
-__all__ = ["STEP_GRID", "StepNoise", "batches", "record_sum", "train_privately", "train_update"]
+__all__ = ["StepNoise", "batches", "record_sum", "step_units", "train_privately", "train_update"]
 
 _log = logging.getLogger(__name__)
 
 # (standard deviation in grid units, number of entries, entropy) -> (entries,) int64
 StepNoise = Callable[[int, int, Entropy], IntVector]
 
-STEP_GRID = 1 << 18  # grid points per max_grad_norm in record-local (privacy.md 1.5)
+_STEP_GRID = 1 << 18  # grid points per max_grad_norm in record-local (privacy.md 1.5)
 
 
 def record_sum(
@@ -78,8 +78,7 @@ def train_privately(
         whatever the gradients raise is logged here and counts as zeros: this mode has no noise but the steps' own, so
         zeros without it would show that something failed.
     """
-    grid = Fraction(STEP_GRID) / Fraction(repr(max_grad_norm))
-    step = learning_rate / float(planned_batch * grid)
+    grid, step = step_units(learning_rate=learning_rate, max_grad_norm=max_grad_norm, planned_batch=planned_batch)
     local = weights.astype(np.float64)
     with one_thread():
         for _ in range(local_steps):
@@ -179,6 +178,12 @@ def _sum_or_zeros(
     except Exception:  # privacy.md 1.4, step 6: a step without noise, or none at all, would show what failed
         _log.exception("the gradients of a step failed; zeros and noise are taken")
         return np.zeros_like(weights)
+
+
+def step_units(*, learning_rate: float, max_grad_norm: float, planned_batch: Fraction) -> tuple[Fraction, float]:
+    """Of a step of record-local: grid units in a gradient of length 1, and how far one unit moves a weight."""
+    grid = Fraction(_STEP_GRID) / Fraction(repr(max_grad_norm))
+    return grid, learning_rate / float(planned_batch * grid)
 
 
 def batches(records: int, batch_size: int, steps: int, seed: Sequence[int]) -> Iterator[NDArray[np.int64]]:

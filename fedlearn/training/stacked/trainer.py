@@ -20,7 +20,7 @@ from fedlearn.privacy.clipping import Vector
 from fedlearn.privacy.quantization import truncate
 from fedlearn.privacy.sampling import poisson_sample
 from fedlearn.training.device import one_thread
-from fedlearn.training.local import STEP_GRID, StepNoise, batches
+from fedlearn.training.local import StepNoise, batches, step_units
 from fedlearn.training.stacked.kernel import Sums
 from fedlearn.training.stacked.model import StackedModel
 
@@ -85,8 +85,7 @@ class StackedTrainer:
         entropy: Entropy,
     ) -> Vector:
         """`train_privately` of each client, (clients, d): DP-SGD with the full noise in each step."""
-        grid = Fraction(STEP_GRID) / Fraction(repr(max_grad_norm))
-        step = learning_rate / float(planned_batch * grid)
+        grid, step = step_units(learning_rate=learning_rate, max_grad_norm=max_grad_norm, planned_batch=planned_batch)
         records = _Records(self, clients)
         local = np.tile(weights.astype(np.float64), (len(clients), 1))
         for _ in range(local_steps):
