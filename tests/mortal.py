@@ -115,7 +115,7 @@ def serve() -> None:
     """Until standard input ends."""
     # A fork takes no other thread along, and would wait for it for ever.
     os.environ |= dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
-    for module in ("matplotlib.figure", "torchmetrics.classification", "fedlearn.cli.display", "fedlearn.simulation"):
+    for module in ("torchmetrics.classification", "fedlearn.cli.display", "fedlearn.simulation"):
         importlib.import_module(module)  # what a life would load first, and take seconds for
     from fedlearn.agent.simulated import load_simulated_data
     from fedlearn.config import RunConfig
