@@ -40,6 +40,7 @@ from fedlearn.policy import Policy
 from fedlearn.positions import Positions
 from fedlearn.privacy.clipping import Vector
 from fedlearn.privacy.guarantee import PrivacyUnit
+from fedlearn.room import MODELS_KEPT, Room, check_holder_room
 from fedlearn.secagg.messages import decode_advertise
 from fedlearn.secagg.stages import Member
 from fedlearn.training.device import pick_device
@@ -51,10 +52,10 @@ PAUSED_FILE: Final = "paused"
 # Beside the policy: the final models of sessions, as their coordinators showed them at the end.
 MODELS_FOLDER: Final = "models"
 
-_MODELS_KEPT: Final = 16
 _SESSIONS_KEPT: Final = 4  # each has a warm model
 _AT_ONCE: Final = 8  # requests: a copy waits for its first, and whatever burns an attempt must get through
 _BESIDE_THE_MODEL: Final = 1 << 21  # bytes of a frame: configuration, boxes, names of tensors
+_LANE_BYTES: Final = 4  # of an entry of a vector, and of a model's
 _LONGEST_SOCKET_PATH: Final = 107
 
 _log = logging.getLogger(__name__)
@@ -66,7 +67,7 @@ class DeployedAgent:
     Guarantees:
         without a valid policy, its accepted roster and the key that the roster has for this holder, there is no agent;
         a configuration is about one data set of the policy, and reads no other;
-        a model of too many entries is refused before memory is taken for it;
+        a model of too many entries, or one that this machine has no room for, is refused before memory is taken for it;
         while it is paused no attempt begins; one that began goes on.
 
     Raises:
@@ -189,7 +190,7 @@ class DeployedAgent:
         try:
             folder.mkdir(mode=0o700, exist_ok=True)
             write_whole(folder / f"{session}.safetensors", save(tensors), mode=0o600)
-            for old in sorted(folder.glob("*.safetensors"), key=lambda path: path.stat().st_mtime)[:-_MODELS_KEPT]:
+            for old in sorted(folder.glob("*.safetensors"), key=lambda path: path.stat().st_mtime)[:-MODELS_KEPT]:
                 old.unlink()
         except OSError as error:
             _log.warning("the final model cannot be kept: %s", error.strerror)
@@ -202,6 +203,7 @@ class DeployedAgent:
             size = model_dimension(config, like, search=search)
             if size > limits.max_dimension:
                 raise RefusedError(f"a model of {size} entries; the policy accepts at most {limits.max_dimension}")
+            check_holder_room(Room.at(self._policy.path.parent), message=_LANE_BYTES * size)
             return start_model(config, like, search=search)
 
         return build

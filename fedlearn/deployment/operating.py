@@ -1,9 +1,8 @@
 """What an operator asks of a coordinator beside serving: begin a run, look at runs and members, take a member out."""
 
-import shutil
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
 from fedlearn.checkpoint import REVOKED_FILE, ROSTER_FILE, RunFolder, fresh_folder, load_run
 from fedlearn.config import RunConfig
@@ -16,14 +15,11 @@ from fedlearn.flower.control import Control
 from fedlearn.flower.public_data import PublicData
 from fedlearn.flower.strategies import check_options
 from fedlearn.privacy.calibration import Plan
+from fedlearn.room import Room, check_coordinator_room
 from fedlearn.roster import Roster
 from fedlearn.training.device import pick_device
 
-__all__ = ["Progressed", "begin_run", "check_room", "member_states", "progress_of", "revoke"]
-
-_MOST_MESSAGE_BYTES: Final = 200 * 10**6
-_SPARE_DISK_BYTES: Final = 10**9
-_SPARE_MEMORY_BYTES: Final = 300 * 10**6
+__all__ = ["Progressed", "begin_run", "check_run", "member_states", "progress_of", "revoke"]
 
 
 def begin_run(home: ServerHome, source: str | Path, overrides: list[str]) -> tuple[str, Plan]:
@@ -33,20 +29,13 @@ def begin_run(home: ServerHome, source: str | Path, overrides: list[str]) -> tup
         ConfigError: the configuration cannot work, the roster is open, or this machine has no room for it.
     """
     config = RunConfig.load(source, overrides)
-    if not config.secure_aggregation.masking:
-        raise ConfigError(
-            f"{source}: secure_aggregation.masking is false, which a simulation alone may be; expected true"
-        )
+    _check_masking(config, source)
     federation, runs = Federation(home.database_path), Runs(home.database_path)
     try:
         roster = federation.roster
         if roster is None:
             raise ConfigError("the roster is open; close it first: fedlearn server roster --close")
-        data = PublicData.load(config, population_size=len(roster.members))
-        plan = data.plan
-        check_options(config.training.strategy, config.training.strategy_options)
-        pick_device(config.runtime.device)
-        check_room(plan, disk=shutil.disk_usage(home.folder).free, memory=_memory())
+        plan = _check_plan(home, config, population_size=len(roster.members))
         folder = _folder(home, config, roster)
         standing = {member.applicant.client_id for member in federation.in_roster() if member.applicant}
         for entry in roster.members:
@@ -59,33 +48,30 @@ def begin_run(home: ServerHome, source: str | Path, overrides: list[str]) -> tup
         runs.close()
 
 
-def check_room(plan: Plan, *, disk: int, memory: int) -> None:
-    """Refuse a run that would fill this machine (reliability.md, F13 and F16); sizes in bytes.
+def check_run(home: ServerHome, source: str | Path, *, population_size: int) -> Plan:
+    """The plan of a run over so many clients that this machine could begin; nothing is written.
 
     Raises:
-        ConfigError: with the figures.
+        ConfigError: the configuration cannot work, or this machine has no room for it.
     """
-    message = plan.bytes_per_round
-    if message > _MOST_MESSAGE_BYTES:
+    config = RunConfig.load(source)
+    _check_masking(config, source)
+    return _check_plan(home, config, population_size=population_size)
+
+
+def _check_masking(config: RunConfig, source: str | Path) -> None:
+    if not config.secure_aggregation.masking:
         raise ConfigError(
-            f"a client's message would have {message / 1e6:.0f} MB; expected at most "
-            f"{_MOST_MESSAGE_BYTES / 1e6:.0f} MB: take a smaller model"
+            f"{source}: secure_aggregation.masking is false, which a simulation alone may be; expected true"
         )
-    needed = 3 * (1 + plan.planned_cohort) * message + _SPARE_DISK_BYTES
-    if disk < needed:
-        raise ConfigError(f"{disk / 1e9:.1f} GB of disk are free; the run needs {needed / 1e9:.1f} GB: make room first")
-    needed = 6 * message + _SPARE_MEMORY_BYTES
-    if memory < needed:
-        raise ConfigError(f"{memory / 1e9:.1f} GB of memory are free; the run needs {needed / 1e9:.1f} GB")
 
 
-def _memory() -> int:
-    """Bytes that could be had without swapping; very many where the system does not say."""
-    try:
-        lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
-    except OSError:
-        return 1 << 62
-    return next((1024 * int(line.split()[1]) for line in lines if line.startswith("MemAvailable:")), 1 << 62)
+def _check_plan(home: ServerHome, config: RunConfig, *, population_size: int) -> Plan:
+    plan = PublicData.load(config, population_size=population_size).plan
+    check_options(config.training.strategy, config.training.strategy_options)
+    pick_device(config.runtime.device)
+    check_coordinator_room(Room.at(home.folder), message=plan.bytes_per_round, cohort=plan.planned_cohort)
+    return plan
 
 
 def _folder(home: ServerHome, config: RunConfig, roster: Roster) -> RunFolder:

@@ -16,6 +16,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -252,6 +253,20 @@ def test_a_model_too_large_is_refused_before_memory_is_taken(federation):
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     assert parties.agents[0].handle(0, "advertise", parties.frame("advertise", body)).startswith(REFUSAL)
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 500_000  # KiB; the model has 160 GB
+
+
+def test_f13_and_f16_a_model_without_room_on_this_machine_is_refused_in_the_holders_log(
+    federation, monkeypatch, caplog
+):
+    caplog.set_level("INFO")
+    parties = federation()
+    with monkeypatch.context() as full:
+        full.setattr("shutil.disk_usage", lambda folder: SimpleNamespace(free=10**8))
+        with pytest.raises(AttemptFailedError):
+            parties.run()
+        assert all(REFUSAL in reply for reply in parties.got["advertise"].values())
+    assert "0.1 GB of disk are free; the run needs 0.1 GB: make room first" in caplog.text
+    assert parties.run().survivors == 4
 
 
 @pytest.mark.parametrize("stage", ["identify", "advertise", "share", "masked", "consistency", "unmask"])
