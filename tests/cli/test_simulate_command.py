@@ -245,7 +245,7 @@ def test_report_draws_the_same_page_again(run: Run, tmp_path: Path) -> None:
 # ---------------------------------------------------------------- interrupted
 
 # Steps enough that a round is long against the time between two looks at its checkpoint.
-LONG = ("--set", "run.rounds=4", "--set", "privacy.mode=record-local", "--set", "training.local_steps=30")
+LONG = ("--set", "run.rounds=4", "--set", "privacy.mode=record-local", "--set", "training.local_steps=100")
 
 
 @pytest.fixture

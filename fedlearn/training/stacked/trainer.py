@@ -88,14 +88,13 @@ class StackedTrainer:
         grid, step = step_units(learning_rate=learning_rate, max_grad_norm=max_grad_norm, planned_batch=planned_batch)
         records = _Records(self, clients)
         local = np.tile(weights.astype(np.float64), (len(clients), 1))
-        for _ in range(local_steps):
-            chosen = [poisson_sample(len(held), sampling_probability, entropy) for held in clients]
-            with one_thread(), torch.inference_mode():
-                clean = self._clipped_sums(local, records, chosen, max_grad_norm)
-            moves = truncate(clean, grid, overwrite=True)
-            for row in moves:
-                row += step_noise(step_noise_std, len(row), entropy)
-            local -= step * moves
+        with one_thread(), torch.inference_mode():
+            for _ in range(local_steps):
+                chosen = [poisson_sample(len(held), sampling_probability, entropy) for held in clients]
+                moves = truncate(self._clipped_sums(local, records, chosen, max_grad_norm), grid, overwrite=True)
+                for row in moves:
+                    row += step_noise(step_noise_std, len(row), entropy)
+                local -= step * moves
         return local - weights
 
     def _clipped_sums(
