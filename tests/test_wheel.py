@@ -46,7 +46,8 @@ def test_the_wheel_carries_apps_scenarios_and_description_and_no_benchmark(tmp_p
     names = set(zipfile.ZipFile(build_wheel(tmp_path)).namelist())
     shipped = {name.removeprefix(SHIPPED) for name in names if name.startswith(SHIPPED)}
     apps = {f"{party}/{name}" for party in ("clients", "server") for name in ("__init__.py", "app.py")}
-    assert shipped >= apps | {"pyproject.toml", "LICENSE"} | {f"simulations/{name}.toml" for name in scenario_names()}
+    scenarios = {f"simulations/{name}.toml" for name in scenario_names()}
+    assert shipped >= apps | scenarios | {"pyproject.toml", "LICENSE", "requirements.lock"}
     assert not [name for name in names if "benchmark" in name or "tests/" in name or name.endswith(".pyc")]
     assert all(name.endswith(".toml") for name in shipped if name.startswith("simulations/"))
 

@@ -57,7 +57,7 @@ class Source:
         Raises:
             ConfigError: the configuration does not fit this kind of data.
         """
-        options = self._options(config)
+        options = self.options(config)
         seen = empty_records(options) if self.path else load_dataset(options).train
         zeros = Dataset(np.zeros((1, *seen.input_shape), np.float32), np.zeros(1, np.int64), seen.classes)
         return self._features(zeros, config)
@@ -68,9 +68,10 @@ class Source:
         Raises:
             ConfigError: they cannot be read, or used; a DataError names row and column.
         """
-        return self._features(load_dataset(self._options(config)).train, config)
+        return self._features(load_dataset(self.options(config)).train, config)
 
-    def _options(self, config: RunConfig) -> DataOptions:
+    def options(self, config: RunConfig) -> DataOptions:
+        """How a configuration reads these records: its schema, this source."""
         path = str(self.path) if self.path else None
         return replace(data_options(config), dataset=self.kind, path=path, public_test=None, client_column=None)
 

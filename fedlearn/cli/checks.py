@@ -1,4 +1,4 @@
-"""Commands that look and do not train: `plan`, `report`, `verify`."""
+"""Commands that look and do not train: `plan`, `report`, `verify`, `doctor`."""
 
 import json
 from pathlib import Path
@@ -6,15 +6,18 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from fedlearn.cli.options import AsJson, Home
 from fedlearn.cli.statements import guarantee_lines
 from fedlearn.errors import ConfigError, FedlearnError
+from fedlearn.home import home_folder
 from fedlearn.wording import one_line
 
 if TYPE_CHECKING:
     from fedlearn.certificate.verify import Verification
+    from fedlearn.deployment.doctor import Check
     from fedlearn.privacy.calibration import Plan
 
-__all__ = ["plan", "report", "verify"]
+__all__ = ["doctor", "plan", "report", "verify"]
 
 
 def plan(
@@ -98,6 +101,37 @@ def verify(
         _tell_verification(verification)
     if not verification.passed:
         raise FedlearnError(f"{certificate}: {verification.verdict}")
+
+
+def doctor(
+    run: Annotated[Path | None, typer.Argument(hidden=True)] = None,
+    home: Home = None,
+    as_json: AsJson = False,
+) -> None:
+    """Look for what is wrong: the installation, and the server's or the client's home; exit code 1 on an error.
+
+    With RUN, a run's TOML file, records, policy and machine are judged by it. Rows of records that would be refused are
+    named here, and nowhere else. Nothing is changed.
+    """
+    from fedlearn.deployment.doctor import examine
+
+    checks = []
+    for check in examine(home_folder(home), run):
+        checks.append(check)
+        if not as_json:
+            _tell_check(check)
+    if as_json:
+        typer.echo(json.dumps({"checks": [check.as_dict() for check in checks]}))
+    failed = [check for check in checks if check.status == "error"]
+    if failed:
+        raise FedlearnError(f"{len(failed)} of {len(checks)} checks failed, the first: {failed[0].detail}")
+
+
+def _tell_check(check: "Check") -> None:
+    color = {"ok": None, "warning": "yellow", "error": "red"}[check.status]
+    typer.secho(f" {check.status:9}{check.name:20} {one_line(check.detail)}", fg=color)
+    if check.remedy:
+        typer.echo(f"{'':11}what to do: {one_line(check.remedy)}")
 
 
 def _read(path: Path) -> bytes:

@@ -1,7 +1,7 @@
 """csv and parquet: a user's own table, with a label, public bounds for each feature, and maybe a client column."""
 
 import csv
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -12,7 +12,17 @@ from fedlearn.data.dataset import DataOptions, Dataset, Loaded, hold_out
 from fedlearn.data.preprocessing import check_columns, preprocess_frame, shown, text_of
 from fedlearn.errors import ConfigError, DataError
 
-__all__ = ["Table", "empty_records", "load_csv", "load_parquet", "read_csv", "read_parquet", "table_records"]
+__all__ = [
+    "Table",
+    "empty_records",
+    "load_csv",
+    "load_parquet",
+    "read_csv",
+    "read_parquet",
+    "read_table",
+    "refused_rows",
+    "table_records",
+]
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,6 +152,37 @@ def _clients(table: Table, name: str) -> tuple[NDArray[np.int64], tuple[str, ...
     return np.array([places[text] for text in texts], dtype=np.int64), names
 
 
+def refused_rows(options: DataOptions, *, most: int) -> list[int]:
+    """Rows of the file of `options` with a value that cannot be used, at most so many, ascending; 1 is the first.
+
+    None where the file itself is what cannot be used: no row would then be right.
+
+    Raises ConfigError for options that cannot work, and DataError for a file that cannot be read.
+    """
+    assert options.path is not None
+    table = read_table(options.dataset, Path(options.path))
+    table_records(replace(table, columns={name: [] for name in table.columns}), options)
+    found: list[int] = []
+    spans = [(0, len(next(iter(table.columns.values()))))]
+    while spans and len(found) < most:
+        first, end = spans.pop()
+        part = replace(table, columns={name: values[first:end] for name, values in table.columns.items()})
+        try:
+            table_records(part, options)
+        except DataError:
+            middle = (first + end) // 2
+            if end - first == 1:
+                found.append(end)
+            else:
+                spans += [(middle, end), (first, middle)]
+    return found
+
+
+def read_table(kind: str, path: Path) -> Table:
+    """Read a file of one of the kinds "csv" and "parquet"; raises as `read_csv` and `read_parquet`."""
+    return _READERS[kind](path)
+
+
 def read_csv(path: Path) -> Table:
     """Read a csv file with Python's own reader: commas, UTF-8 with or without mark, one header line, quoted by `"`.
 
@@ -203,3 +244,6 @@ def _unique(names: Sequence[str], place: str) -> Sequence[str]:
         if names.count(name) > 1:
             raise DataError(f"{place} has two columns {name!r}; expected each name once")
     return names
+
+
+_READERS: Mapping[str, Callable[[Path], Table]] = {"csv": read_csv, "parquet": read_parquet}

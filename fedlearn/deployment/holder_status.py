@@ -11,7 +11,7 @@ from fedlearn.errors import ConfigError, FedlearnError
 from fedlearn.holder_policy import HolderPolicy
 from fedlearn.ledger.statement import Account, read_statement
 
-__all__ = ["HolderStatus", "final_model", "leave", "pause", "read_status"]
+__all__ = ["HolderStatus", "final_model", "leave", "pause", "read_status", "running_parts"]
 
 # What makes a home a member: without them it is in no federation. The ledger stays for as long as the records live.
 _MEMBERSHIP = ("node.key", "server.toml", "ca.crt", "roster.toml", "confirmed.toml", "accepted.toml", "node.toml")
@@ -57,7 +57,7 @@ def read_status(folder: Path) -> HolderStatus:
     return HolderStatus(
         process=holder_process(folder),
         paused=(folder / PAUSED_FILE).exists(),
-        parts=_parts(folder),
+        parts=running_parts(folder),
         policy_problem=problem,
         accounts=tuple(read_statement(ledger).accounts) if ledger.exists() else (),
     )
@@ -106,7 +106,8 @@ def final_model(folder: Path, session: str | None) -> Path:
     raise ConfigError(f"--session {session}: not kept here; expected one of {', '.join(path.stem for path in kept)}")
 
 
-def _parts(folder: Path) -> dict[str, dict[str, object]]:
+def running_parts(folder: Path) -> dict[str, dict[str, object]]:
+    """What the process that runs for a home says of its parts, by name: `alive`, `seconds`, `problem`."""
     try:
         parts = json.loads((folder / STATE_FILE).read_text(encoding="utf-8"))["parts"]
     except (OSError, ValueError, KeyError):

@@ -9,16 +9,18 @@ from fedlearn.config import RunConfig
 from fedlearn.errors import ConfigError
 from fedlearn.holder_policy import HolderPolicy
 from fedlearn.policy import Verdict
+from fedlearn.privacy.calibration import Plan
 
 __all__ = ["PolicyCheck", "check_policy"]
 
 
 @dataclass(frozen=True, slots=True)
 class PolicyCheck:
-    """The verdict of each limit, for one data set of the policy."""
+    """The verdict of each limit, for one data set of the policy; `plan` is None where there can be none."""
 
     dataset_id: str
     verdicts: tuple[Verdict, ...]
+    plan: Plan | None = None
 
     @property
     def refused(self) -> tuple[Verdict, ...]:
@@ -56,7 +58,7 @@ def check_policy(policy_path: Path, run: str | Path, *, dimension: int | None = 
         plan = plan_for(config, dimension=size, population_size=len(policy.roster.members))
     except ConfigError as error:
         return PolicyCheck(name, (*early, Verdict("plan", "a plan that holds", f"refused: {error}", accepted=False)))
-    return PolicyCheck(name, limits.judge(config, plan))
+    return PolicyCheck(name, limits.judge(config, plan), plan)
 
 
 def _reason(verdict: Verdict) -> str | None:

@@ -22,6 +22,7 @@ from fedlearn.deployment import background
 from fedlearn.deployment.joining import Joined
 from fedlearn.deployment.parts import Part
 from fedlearn.deployment.supervisor import STATE_FILE, Supervisor
+from fedlearn.deployment.users import AGENT_USER, GROUP, NODE_USER, Users
 from fedlearn.durable import write_whole
 from fedlearn.errors import ConfigError, RefusedError, RunFailedError
 from fedlearn.flower.node_app import SOCKET_KEY
@@ -29,10 +30,6 @@ from fedlearn.flower.programs import flower_environment, free_port
 from fedlearn.holder_policy import HolderPolicy
 
 __all__ = ["Acceptance", "Start", "holder_process", "run", "start_in_background", "stop"]
-
-AGENT_USER: Final = "fedlearn-agent"
-NODE_USER: Final = "fedlearn-node"
-GROUP: Final = "fedlearn"
 
 _ACCEPTED_FILE: Final = "accepted.toml"
 _NODE_FILE: Final = "node.toml"  # the node's configuration: the coordinator's code may read it
@@ -132,12 +129,7 @@ class Start:
                 "agent and node would run as one user, so that the coordinator's code could read your records and your "
                 "key; start as root, with the users of fedlearn client join --system, or accept it with --same-user"
             )
-        try:
-            pwd.getpwnam(AGENT_USER), pwd.getpwnam(NODE_USER), grp.getgrnam(GROUP)
-        except KeyError as error:
-            raise ConfigError(
-                f"{error.args[0]}; fedlearn client join --system makes the users, or start with --same-user"
-            ) from None
+        Users.find()
 
 
 def run(start: Start, tell: Callable[[str], None]) -> None:

@@ -13,7 +13,7 @@ from fedlearn.errors import RunFailedError
 from fedlearn.flower.process_tree import end_descendants
 from fedlearn.flower.programs import flower_environment, listens
 
-__all__ = ["SuperLinkProcess", "set_damaged_aside"]
+__all__ = ["SuperLinkProcess", "is_whole", "set_damaged_aside"]
 
 _LOG_BYTES: Final = 20 << 20
 _START_SECONDS: Final = 60.0
@@ -93,7 +93,7 @@ def set_damaged_aside(database: Path) -> Path | None:
 
     What stood in it is known elsewhere: members in the book of members, runs in their folders (reliability.md, F15).
     """
-    if not database.exists() or _is_whole(database):
+    if not database.exists() or is_whole(database):
         return None
     aside = database.with_name(f"{database.name}.damaged-{int(time.time())}")
     for suffix in ("", "-wal", "-shm"):
@@ -103,7 +103,8 @@ def set_damaged_aside(database: Path) -> Path | None:
     return aside
 
 
-def _is_whole(database: Path) -> bool:
+def is_whole(database: Path) -> bool:
+    """Whether a SQLite file is undamaged; one that is in use, or has no space, counts as such."""
     try:
         connection = sqlite3.connect(database, timeout=30.0)
         try:

@@ -64,7 +64,7 @@ def test_one_user_for_both_parts_has_to_be_said(folder, monkeypatch):
 
 def test_root_without_the_two_users_is_one_sentence(folder, monkeypatch):
     monkeypatch.setattr(os, "geteuid", lambda: 0)
-    monkeypatch.setattr("fedlearn.deployment.starting.AGENT_USER", "no-such-user")
+    monkeypatch.setattr("fedlearn.deployment.users.AGENT_USER", "no-such-user")
     with pytest.raises(ConfigError, match="client join --system"):
         Start(folder, same_user=False).check_users()
 

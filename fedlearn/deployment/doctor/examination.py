@@ -1,0 +1,29 @@
+"""The whole examination: of the installation, and of whatever homes there are."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from fedlearn.config import RunConfig
+from fedlearn.deployment.doctor.check import Check, looked
+from fedlearn.deployment.doctor.coordinator import check_coordinator
+from fedlearn.deployment.doctor.holder import check_holder
+from fedlearn.deployment.doctor.installation import check_installation
+
+__all__ = ["examine"]
+
+
+def examine(home: Path, run: Path | None = None) -> Iterator[Check]:
+    """Look at what is installed, and at `server/` and `client/` of a home where they are; nothing is changed.
+
+    `run` is a run's file, or the name of a shipped scenario: then machine, policy and records are judged by it.
+
+    Raises:
+        ConfigError: `run` cannot be read.
+    """
+    config = RunConfig.load(run) if run is not None else None
+    device = config.runtime.device if config else "auto"
+    yield from looked("installation", "install fedlearn again", lambda: check_installation(device))
+    if (home / "server").is_dir():
+        yield from check_coordinator(home, run)
+    if (home / "client").is_dir():
+        yield from check_holder(home, run)
