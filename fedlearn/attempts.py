@@ -5,6 +5,7 @@ import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
+from typing import Protocol
 
 import numpy as np
 
@@ -19,6 +20,7 @@ __all__ = [
     "Ask",
     "Attempt",
     "AttemptFailedError",
+    "CohortSums",
     "Receive",
     "Summed",
     "masked_attempt",
@@ -48,9 +50,26 @@ class Summed:
     transcript: bytes | None
 
 
+class CohortSums(Protocol):
+    """One attempt at clients of a simulation that share an engine, which sums their vectors where they are made."""
+
+    def agree(self, cohort: Sequence[int], config: bytes) -> Sequence[int]:
+        """Who of the cohort accepts the run, increasing."""
+
+    def total(self, members: Sequence[int], model: bytes) -> Summed:
+        """The sum of what these members send, with what stands for their noise in it.
+
+        Raises:
+            AttemptFailedError: nothing can be summed.
+        """
+
+
 @dataclass(frozen=True, slots=True)
 class Attempt:
-    """One attempt to be made; it is spent once `before_vectors` made it durable that vectors are asked for."""
+    """One attempt to be made; it is spent once `before_vectors` made it durable that vectors are asked for.
+
+    `sums` is there where a simulation's engine sums a cohort itself; then nobody is asked one by one.
+    """
 
     cohort: Sequence[int]
     config: bytes = field(repr=False)
@@ -59,20 +78,29 @@ class Attempt:
     min_survivors: int
     ask: Ask
     before_vectors: Callable[[], None]
+    sums: CohortSums | None = None
 
 
 def plain_attempt(attempt: Attempt) -> Summed:
-    """Masking off (simulation only): the coordinator sees each client's vector.
+    """Masking off (simulation only): the coordinator sees each client's vector, or is given their sum.
 
     Raises:
         AttemptFailedError: fewer than `min_survivors` accept, or send a vector.
     """
-    agreed = _answers(attempt, "advertise", dict.fromkeys(attempt.cohort, attempt.config))
+    if attempt.sums is not None:
+        agreed = attempt.sums.agree(attempt.cohort, attempt.config)
+    else:
+        agreed = sorted(_answers(attempt, "advertise", dict.fromkeys(attempt.cohort, attempt.config)))
     _require(len(agreed), attempt.min_survivors, "accept the run; what each refuses stands in its own log")
     attempt.before_vectors()
-    replies = _answers(attempt, "masked", dict.fromkeys(sorted(agreed), attempt.model))
+    summed = attempt.sums.total(agreed, attempt.model) if attempt.sums else _sum_of_replies(attempt, agreed)
+    _require(summed.survivors, attempt.min_survivors, "sent a vector")
+    return summed
+
+
+def _sum_of_replies(attempt: Attempt, members: Sequence[int]) -> Summed:
+    replies = _answers(attempt, "masked", dict.fromkeys(members, attempt.model))
     vectors = [np.frombuffer(reply, "<u4") for reply in replies.values() if len(reply) == 4 * attempt.dimension]
-    _require(len(vectors), attempt.min_survivors, "sent a vector")
     total = np.zeros(attempt.dimension, dtype=np.uint32)
     for vector in vectors:
         total += vector

@@ -11,9 +11,9 @@ from fedlearn.data.dataset import Dataset
 from fedlearn.privacy.calibration import Plan
 from fedlearn.privacy.clipping import Vector
 from fedlearn.privacy.mechanisms import Mechanism
-from fedlearn.privacy.quantization import Lanes, to_lanes
+from fedlearn.privacy.quantization import IntVector, Lanes, to_lanes
 
-__all__ = ["Contributor", "LocalWork", "StackedWork", "contribute"]
+__all__ = ["Contributor", "LocalWork", "StackedWork", "clean_sum", "contribute"]
 
 _log = logging.getLogger(__name__)
 
@@ -60,6 +60,26 @@ def contribute(
         lanes[done : done + rows] = to_lanes(grid)
         done += rows
     return lanes
+
+
+def clean_sum(
+    weights: Vector,
+    clients: Sequence[Contributor],
+    *,
+    work: LocalWork,
+    stacked: StackedWork | None = None,
+    mechanism: Mechanism,
+    plan: Plan,
+) -> IntVector:
+    """What the rows of `contribute` sum up to without the shares of noise, (d,) int64; no row is kept.
+
+    For a simulation whose vectors are summed where they are made: nothing of it may leave before the noise of the sum
+    is added (`Mechanism.noise_of_sum`).
+    """
+    total = np.zeros(len(weights), dtype=np.int64)
+    for block in _blocks(weights, clients, work, stacked):
+        total += mechanism.to_grid(block, plan).sum(axis=0)
+    return total
 
 
 def _blocks(

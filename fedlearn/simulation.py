@@ -142,7 +142,9 @@ def _new_folder(config: RunConfig, output: Path | str | None) -> RunFolder:
 
 def _run(folder: RunFolder, data: SimulatedData, on_round: OnRound | None) -> RunResult:
     logging.getLogger("flwr").setLevel(logging.ERROR)
-    engine, noise = data.config.runtime.engine, MECHANISMS[data.config.privacy.mode].noise_in_simulation
+    engine, masking = data.config.runtime.engine, data.config.secure_aggregation.masking
+    summed = engine == "in-process" and not masking
+    noise = MECHANISMS[data.config.privacy.mode].noise_in_simulation(summed=summed)
     with folder.locked() as held:
         _ENGINES[engine](held, data, on_round)
         return conclude(held, data, engine=engine, noise=noise, key=coordinator_key(held.path))

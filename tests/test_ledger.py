@@ -5,6 +5,7 @@ import sqlite3
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from decimal import Decimal
 from fractions import Fraction
 
@@ -406,3 +407,64 @@ def test_a_cohort_of_250_takes_less_than_50_ms(ledger):
         ledger.release(ledger.reserve(entries))
         seconds.append(time.process_time() - start)
     assert min(seconds) < 0.1  # two transactions, CPU time
+
+
+def a_cohort(round_number, *members, attempt=0, max_releases=2, session="s"):
+    release = a_release(round_number, attempt=attempt, dataset_id="clients", max_releases=max_releases, session=session)
+    return replace(release, members=members)
+
+
+def test_a_cohorts_equal_releases_are_one_row_and_cost_what_they_cost_one_client(ledger, path):
+    a_budget(ledger, "clients")
+    a_budget(ledger, "alone")
+    for round_number, members in enumerate([(0, 1, 2), (3, 4, 5), (0, 6, 7)], start=1):
+        ledger.release(ledger.reserve([a_cohort(round_number, *members)]))
+    for round_number in (1, 2):
+        ledger.release(ledger.reserve([a_release(round_number, dataset_id="alone", session="t")]))
+    assert ledger.spent("clients") == ledger.spent("alone")
+    assert ledger.releases("clients", "s") == 2
+    assert ledger.session("s").releases == 2
+    assert ledger.session("s").entries == 6
+    ledger.close()
+    reopened = Ledger(path)
+    assert reopened.spent("clients") == reopened.spent("alone")
+    with pytest.raises(RefusedError, match="made 2 releases"):
+        reopened.reserve([a_cohort(4, 0, 8)])
+    reopened.release(reopened.reserve([a_cohort(4, 1, 8)]))
+    reopened.close()
+
+
+def test_a_cohort_of_which_one_would_pass_the_budget_is_refused_as_a_whole(ledger, path):
+    a_budget(ledger, "clients", max_epsilon=1.0)
+    fits = 0
+    while True:
+        try:
+            ledger.release(ledger.reserve([a_cohort(fits + 1, fits + 1, max_releases=1000)]))
+            ledger.release(ledger.reserve([a_cohort(fits + 1, 0, attempt=1, max_releases=1000)]))
+        except BudgetExceededError:
+            break
+        fits += 1
+    assert fits > 1
+    before = len(rows(path))
+    with pytest.raises(BudgetExceededError, match="no record was read"):
+        ledger.reserve([a_cohort(fits + 2, 0, 500, max_releases=1000)])
+    assert len(rows(path)) == before
+    ledger.reserve([a_cohort(fits + 3, 500, 501, max_releases=1000)])
+
+
+def test_a_voided_cohort_counts_for_nobody(ledger):
+    a_budget(ledger, "clients")
+    ledger.void(ledger.reserve([a_cohort(1, 0, 1)]))
+    assert ledger.spent("clients")[0] == 0
+    ledger.reserve([a_cohort(2, 0, 1)])
+    assert ledger.spent("clients")[0] > 0
+
+
+def test_an_account_is_one_clients_or_common_for_good(ledger):
+    a_budget(ledger, "clients")
+    ledger.reserve([a_cohort(1, 0)])
+    with pytest.raises(RefusedError, match="common to many"):
+        ledger.reserve([a_release(2, dataset_id="clients")])
+    ledger.reserve([a_release(1)])
+    with pytest.raises(RefusedError, match="one client's"):
+        ledger.reserve([replace(a_release(2), members=(0, 1))])

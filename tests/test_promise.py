@@ -7,6 +7,7 @@ import pytest
 
 import fedlearn
 from fedlearn import rounds
+from fedlearn.agent import cohorts
 from fedlearn.aggregation import noised_sum
 from fedlearn.checkpoint import RunFolder
 from fedlearn.errors import BudgetExceededError, RefusedError, RunFailedError
@@ -67,18 +68,11 @@ def test_where_the_server_adds_no_noise_it_promises_nothing(load_digits, tmp_pat
 
 
 def test_a_sum_is_promised_before_vectors_are_asked_for_and_counts_if_the_process_dies(central, tmp_path, monkeypatch):
-    real = rounds.plain_attempt
-
-    def dies_while_clients_work(attempt):
-        def ask(stage, *rest):
-            if stage == "masked":
-                raise Killed
-            return attempt.ask(stage, *rest)
-
-        return real(replace(attempt, ask=ask))
+    def dies_while_clients_work(*_, **__):
+        raise Killed
 
     with monkeypatch.context() as dying:
-        dying.setattr(rounds, "plain_attempt", dies_while_clients_work)
+        dying.setattr(cohorts, "clean_sum", dies_while_clients_work)
         with pytest.raises(Killed):
             fedlearn.simulate(central, output=tmp_path / "run")
     assert [each.released for each in bookings(tmp_path / "run")] == [False]

@@ -62,6 +62,28 @@ class Premises:
     _agreements: dict[bytes, Agreement] = field(default_factory=dict, repr=False)
     _agreeing: threading.Lock = field(default_factory=threading.Lock, repr=False)
 
+    def open_account(self, dataset_id: str | Sequence[str], *, order: float | None) -> None:
+        """Open accounts in the ledger with the policy's budget; none where it has no guarantee.
+
+        Raises:
+            RefusedError: one has another budget.
+        """
+        policy = self.policy
+        if policy.privacy_unit is None or policy.max_epsilon is None or policy.max_delta is None:
+            return
+        self.ledger.open_dataset(
+            dataset_id,
+            privacy_unit=policy.privacy_unit,
+            max_epsilon=policy.max_epsilon,
+            max_delta=policy.max_delta,
+            order=order,
+        )
+
+    def close(self) -> None:
+        """Close the ledger's file."""
+        self.ledger.close()
+        self.positions.close()
+
     def agreement(self, body: bytes) -> Agreement:
         """What this configuration means here; derived once, checked against the policy.
 
@@ -105,8 +127,8 @@ class Holder:
 
     def contributor(self, agreement: Agreement, round_number: int) -> Contributor:
         """This client in one round."""
-        seed = (agreement.config.run.seed, round_number, int.from_bytes(self.client_id, "big") % 2**63)
-        return Contributor(self.records, seed)
+        number = int.from_bytes(self.client_id, "big") % 2**63
+        return agreement.contributor(self.records, round_number, client=number)
 
     def log_refusal(self, error: FedlearnError) -> None:
         """The reason stays here."""

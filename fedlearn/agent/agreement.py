@@ -1,13 +1,15 @@
 """What a holder agreed to for a session: the configuration, its plan derived anew, and the local work it means."""
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from torch import nn
 
 from fedlearn.agent.local_work import work_for
 from fedlearn.config import RunConfig
-from fedlearn.contribution import LocalWork, StackedWork
+from fedlearn.contribution import Contributor, LocalWork, StackedWork
 from fedlearn.crypto.keystream import Entropy
+from fedlearn.data.dataset import Dataset
 from fedlearn.layout import Layout
 from fedlearn.privacy.calibration import Plan, plan
 from fedlearn.privacy.discrete_gaussian import discrete_gaussian
@@ -28,6 +30,10 @@ class Agreement:
     layout: Layout
     work: LocalWork = field(repr=False)
     stacked: StackedWork | None = field(repr=False)
+
+    def contributor(self, records: Callable[[], Dataset], round_number: int, *, client: int) -> Contributor:
+        """Client number `client` in one round."""
+        return Contributor(records, (self.config.run.seed, round_number, client))
 
 
 def plan_for(config: RunConfig, *, dimension: int, population_size: int) -> Plan:

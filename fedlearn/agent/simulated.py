@@ -4,7 +4,7 @@ import hmac
 import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 
 from torch import nn
@@ -33,11 +33,20 @@ from fedlearn.training.device import pick_device
 from fedlearn.training.stacked.box_muller import box_muller
 from fedlearn.vector import layout_of
 
-__all__ = ["SIMULATED_COORDINATOR", "AgentPool", "SimulatedData", "coordinator_key", "load_simulated_data"]
+__all__ = [
+    "SIMULATED_COORDINATOR",
+    "AgentPool",
+    "Holdings",
+    "SimulatedData",
+    "coordinator_key",
+    "load_simulated_data",
+    "premises_of",
+]
 
 SIMULATED_COORDINATOR = b"\xff" * 16  # its client id in every simulation
 
 _KEY_FILE = "identities.key"
+_FEW = 64  # clients whose copies are kept
 
 
 @dataclass(frozen=True)
@@ -114,48 +123,27 @@ class AgentPool:
 
     def __init__(self, data: SimulatedData, folder: Path, *, entropy: Entropy | None = None) -> None:
         """`entropy`, for noise and coins, is the operating system's unless a test brings its own."""
-        config, planned = data.config, data.plan
-        self.policy = Policy.for_simulation(config, planned)
-        self._data = data
-        self._ledger = Ledger(folder / "ledger.db")
-        self._positions = Positions(folder / "ledger.db")
-        self._premises = Premises(
-            policy=self.policy,
-            ledger=self._ledger,
-            positions=self._positions,
-            build=data.build_model,
-            population_size=data.population_size,
-            device=pick_device(config.runtime.device),
-            step_noise=box_muller,
-            entropy=entropy or stream_entropy(os.urandom),
-        )
-        masking = config.secure_aggregation.masking
+        self._premises = premises_of(data, folder, entropy=entropy)
+        self._holdings = Holdings(data)
+        masking = data.config.secure_aggregation.masking
         identities = _identities(folder, data.population_size) if masking else None
         self._roster = RunFolder(folder).roster() if masking else None
         self._public_keys = self._roster.keys if self._roster else {}  # one mapping for all, not one a client
         self._identities = identities or []
         self._plain: dict[int, Agent] = {}
         self._masked: dict[int, MaskedAgent] = {}
-        self._open_ledger(planned)
+        accounts = [_dataset_id(client) for client in range(data.population_size)]
+        self._premises.open_account(accounts, order=data.plan.ledger_order)
 
-    def _open_ledger(self, planned: Plan) -> None:
-        """In a simulation the budget is one run's, and the order of the lifetime check the plan's own best one."""
-        policy = self.policy
-        if planned.ledger_event is None or policy.max_epsilon is None or policy.max_delta is None:
-            return
-        assert policy.privacy_unit is not None
-        self._ledger.open_dataset(
-            [_dataset_id(client) for client in range(self._data.population_size)],
-            privacy_unit=policy.privacy_unit,
-            max_epsilon=policy.max_epsilon,
-            max_delta=policy.max_delta,
-            order=planned.ledger_order,
-        )
+    @property
+    def policy(self) -> Policy:
+        """What all holders accept."""
+        return self._premises.policy
 
     @property
     def ledger(self) -> Ledger:
         """The one ledger of all holders."""
-        return self._ledger
+        return self._premises.ledger
 
     @property
     def roster(self) -> Roster | None:
@@ -164,8 +152,7 @@ class AgentPool:
 
     def close(self) -> None:
         """Close the ledger."""
-        self._ledger.close()
-        self._positions.close()
+        self._premises.close()
 
     def holder(self, client: int) -> Holder:
         """Who client number `client` is, and what it holds."""
@@ -195,7 +182,7 @@ class AgentPool:
         return self._masked[client]
 
     def _new_holder(self, client: int) -> Holder:
-        records = _Holding(self._data, client).records
+        records = partial(self._holdings.records, client)
         return Holder(_client_id(client), _dataset_id(client), records, fingerprinted=False)
 
 
@@ -230,23 +217,36 @@ def _derive_identity(secret: bytes, client_id: bytes) -> bytes:
     return hmac.digest(secret, b"fedlearn/simulation/v1/identity" + client_id, "sha256")
 
 
-class _Holding:
-    """One client's share of the pooled records; a copy is kept while the clients are few."""
+class Holdings:
+    """Each client's share of the pooled records; copies are kept while the clients are few."""
 
-    def __init__(self, data: SimulatedData, client: int) -> None:
-        self._data, self._client = data, client
+    def __init__(self, data: SimulatedData) -> None:
+        self._data = data
+        self._kept: dict[int, Dataset] = {}
 
-    def records(self) -> Dataset:
-        if self._data.population_size > 64:
-            return self._taken()
-        return self._kept
+    def records(self, client: int) -> Dataset:
+        """What client number `client` holds."""
+        if client in self._kept:
+            return self._kept[client]
+        taken = self._data.train.take(self._data.partition(client))
+        if self._data.population_size <= _FEW:
+            self._kept[client] = taken
+        return taken
 
-    def _taken(self) -> Dataset:
-        return self._data.train.take(self._data.partition(self._client))
 
-    @cached_property
-    def _kept(self) -> Dataset:
-        return self._taken()
+def premises_of(data: SimulatedData, folder: Path, *, entropy: Entropy | None) -> Premises:
+    """What all holders of a simulation share; `entropy`, for noise and coins, is a test's own or else the system's."""
+    config = data.config
+    return Premises(
+        policy=Policy.for_simulation(config, data.plan),
+        ledger=Ledger(folder / "ledger.db"),
+        positions=Positions(folder / "ledger.db"),
+        build=data.build_model,
+        population_size=data.population_size,
+        device=pick_device(config.runtime.device),
+        step_noise=box_muller,
+        entropy=entropy or stream_entropy(os.urandom),
+    )
 
 
 def _client_id(client: int) -> bytes:

@@ -148,9 +148,10 @@ def _events(content: Mapping[str, Any], _: bytes) -> str:
     request, noise = _request(content), content["noise"]
     derived = noise_of(request, noise["std"])
     _require(derived.items() <= noise.items(), "sensitivity or shares are not those of the configuration")
-    drawn = {derived["by"]} | (
-        {MECHANISMS[request.mode].noise_in_simulation} if content["kind"] == "simulation" else set()
-    )
+    drawn = {derived["by"]}
+    if content["kind"] == "simulation":
+        summed = (False,) if request.masking else (False, True)
+        drawn |= {MECHANISMS[request.mode].noise_in_simulation(summed=which) for which in summed}
     _require(noise["drawn"] in drawn, f"the noise is said to be drawn by {noise['drawn']}")
     expected, events = booked_event(request, noise["std"]), content["events"]
     _require(all(line["event"] == expected for line in events), "an event is not what the configuration and noise give")

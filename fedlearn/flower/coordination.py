@@ -5,6 +5,7 @@ from flwr.serverapp import Grid
 from fedlearn.agent.simulated import load_simulated_data
 from fedlearn.attesting import collect_attestations
 from fedlearn.checkpoint import RunFolder, load_run
+from fedlearn.flower.in_process_grid import InProcessGrid
 from fedlearn.flower.messenger import Messenger
 from fedlearn.flower.public_data import PublicData
 from fedlearn.flower.strategies import StrategyOptimizer
@@ -52,7 +53,9 @@ def coordinate(
         optimizer.restore(stored[2])
     roster = folder.roster() if config.secure_aggregation.masking else None
     messenger = Messenger(grid, config, roster)
-    messenger.identify(data.population_size, progress)
+    sums_at = grid.sums_at if isinstance(grid, InProcessGrid) else None
+    if sums_at is None:
+        messenger.identify(data.population_size, progress)
 
     def scores(current: Vector) -> tuple[float, float] | None:
         if data.test is None:
@@ -70,6 +73,7 @@ def coordinate(
             promise=promise,
             folder=folder,
             ask=messenger.ask,
+            sums_at=sums_at,
             optimizer=optimizer,
             evaluate=scores,
             epsilon_after=lambda releases: epsilon_after(plan, releases),

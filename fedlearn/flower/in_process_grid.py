@@ -10,6 +10,9 @@ from flwr.clientapp import ClientApp
 from flwr.serverapp import Grid
 from flwr.supercore.run import Run
 
+from fedlearn.attempts import CohortSums
+from fedlearn.checkpoint import Progress
+
 __all__ = ["InProcessGrid", "make_message"]
 
 _APP_FAILED = 0
@@ -33,17 +36,22 @@ def make_message(content: RecordDict, message_type: str, node: int, group: str, 
 
 
 Prepare = Callable[[str, Mapping[int, Message]], None]
+SumsAt = Callable[[Progress], CohortSums]
 
 
 class InProcessGrid(Grid):
     """Nodes 1..n; node k runs `app` with partition k-1.
 
     `prepare` may look at all messages of a push (type, partition -> message) before the app sees them one by one: a
-    pool of agents computes a cohort at once there and answers each message from memory.
+    pool of agents computes a cohort at once there and answers each message from memory. `sums_at` sums a whole cohort
+    without messages, where nobody is to see them: whoever drives the rounds takes it instead of asking node by node.
     """
 
-    def __init__(self, app: ClientApp, population_size: int, prepare: Prepare | None = None) -> None:
+    def __init__(
+        self, app: ClientApp, population_size: int, prepare: Prepare | None = None, sums_at: SumsAt | None = None
+    ) -> None:
         self._app, self._nodes, self._prepare = app, range(1, population_size + 1), prepare
+        self.sums_at = sums_at
         self._run = Run.create_empty(0)
         self._contexts: dict[int, Context] = {}
         self._replies: dict[str, Message] = {}

@@ -8,7 +8,8 @@ from typing import Any
 
 from fedlearn.errors import ConfigError, RefusedError
 from fedlearn.ledger.budget import Budget, event_of
-from fedlearn.ledger.rows import GENESIS, Row
+from fedlearn.ledger.rows import GENESIS, Row, members_of
+from fedlearn.ledger.turns import Turns
 from fedlearn.privacy.accounting import Event
 
 __all__ = ["Booking", "Books"]
@@ -29,7 +30,10 @@ class Booking:
 
 @dataclass(slots=True)
 class Books:
-    """The sums over all rows up to `seq`, whose hash is `head`. A row is added once; nothing is ever taken out."""
+    """The sums over all rows up to `seq`, whose hash is `head`. A row is added once; nothing is ever taken out.
+
+    Of a common account `spent` and `releases` are those of the member that has most.
+    """
 
     seq: int = 0
     head: bytes = GENESIS
@@ -41,6 +45,7 @@ class Books:
     releases: Counter[tuple[str, str]] = field(default_factory=Counter)
     fingerprints: dict[bytes, set[str]] = field(default_factory=lambda: defaultdict(set))  # whose records they are of
     confirmed: set[str] = field(default_factory=set)
+    turns: Turns = field(default_factory=Turns)
 
     def follow(self, stored: Iterable[tuple[Any, ...]], *, file: Path) -> None:
         """Take in the rows after the last one, as they are stored in `file`.
@@ -76,12 +81,12 @@ class Books:
             self.reservations[row.seq] = row
             self.spent[row.dataset_id][row.body] += 1
             self.latest[key] = (row.round, row.attempt)
+        elif row.kind == "members":
+            self._share(self._open(row.reservation), members_of(row.body))
         elif row.kind == "release":
-            self.released.add(self._open(row.reservation).seq)
-            self.releases[key] += 1
+            self._release(self._open(row.reservation))
         elif row.kind == "void":
-            voided = self.reservations.pop(self._open(row.reservation).seq)
-            self.spent[voided.dataset_id][voided.body] -= 1
+            self._void(self._open(row.reservation))
         elif row.kind == "fingerprint":
             self.fingerprints[row.body].add(row.dataset_id)
         elif row.kind == "confirm":
@@ -97,6 +102,29 @@ class Books:
         if dataset_id not in self.budgets:
             raise RefusedError(f'data set "{dataset_id}" has no budget in the ledger; open it with one first')
         return self.budgets[dataset_id]
+
+    def _share(self, reserved: Row, members: tuple[int, ...]) -> None:
+        if reserved.seq in self.turns.members:
+            raise KeyError(reserved.seq)
+        most = self.turns.book(reserved.seq, members, account=reserved.dataset_id, event=reserved.body)
+        self.spent[reserved.dataset_id][reserved.body] = most
+
+    def _release(self, reserved: Row) -> None:
+        key = (reserved.dataset_id, reserved.session)
+        self.released.add(reserved.seq)
+        if reserved.seq in self.turns.members:
+            most = self.turns.release(reserved.seq, account=key[0], session=key[1])
+            self.releases[key] = max(self.releases[key], most)
+        else:
+            self.releases[key] += 1
+
+    def _void(self, reserved: Row) -> None:
+        self.reservations.pop(reserved.seq)
+        account, event = reserved.dataset_id, reserved.body
+        if reserved.seq in self.turns.members:
+            self.spent[account][event] = self.turns.unbook(reserved.seq, account=account, event=event)
+        else:
+            self.spent[account][event] -= 1
 
     def _open(self, reservation: int) -> Row:
         if reservation in self.released:

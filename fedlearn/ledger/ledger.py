@@ -3,7 +3,8 @@
 A row is written before what it counts can happen, so whatever a crash interrupts counts as spent. Rows are never
 updated or deleted (the file refuses it), and each carries the hash of the one before: a change shows on opening.
 
-* reserve  a release of `event` from `dataset_id` is going to happen; refused when it would pass the budget
+* reserve  a release of `event` from `dataset_id` is going to happen; refused when it would pass the budget. In a
+  simulation one row may stand for many clients that release the same event
 * release  the reservation's vector may leave, any time from now
 * void     nothing left, and nothing will: the reservation does not count; only the process that reserved can know that
 
@@ -21,7 +22,7 @@ from fedlearn.errors import BudgetExceededError, RefusedError
 from fedlearn.ledger.books import Booking
 from fedlearn.ledger.budget import Budget
 from fedlearn.ledger.file import LedgerFile
-from fedlearn.ledger.rows import Reservation, Row, SessionState, session_state
+from fedlearn.ledger.rows import Reservation, Row, SessionState, members_to_bytes, session_state
 from fedlearn.privacy.accounting import best_order_of_budget
 from fedlearn.privacy.guarantee import PrivacyUnit, rounded_up
 
@@ -93,7 +94,7 @@ class Ledger:
         """
         with self._file.transaction():
             self._check(entries)
-            numbers = [self._file.append("reserve", entry, entry.event) for entry in entries]
+            numbers = [self._append(entry) for entry in entries]
         self._file.count()
         self._own.update({number: entry.max_releases for number, entry in zip(numbers, entries, strict=True)})
         return numbers
@@ -111,7 +112,8 @@ class Ledger:
         """
         with self._file.transaction():
             for row in map(self._open_row, reservations):
-                self._check_releases(row.dataset_id, row.session, most=self._own[row.seq])
+                members = self._file.books.turns.members.get(row.seq, ())
+                self._check_releases(row.dataset_id, row.session, members, most=self._own[row.seq])
                 self._file.append("release", row, row.body)
                 if row.seq in fingerprints:
                     self._check_fingerprint(row.dataset_id, fingerprints[row.seq].hex().encode())
@@ -199,13 +201,42 @@ class Ledger:
                     f"{before[0]}, attempt {before[1]}; a pair is used once and only grows"
                 )
             latest[key] = (entry.round, entry.attempt)
-            self._check_releases(*key, most=entry.max_releases)
-            asked[entry.dataset_id][entry.event] += 1
+            self._check_kind(entry, alone=len(entries) == 1)
+            self._check_releases(*key, entry.members, most=entry.max_releases)
+            asked[entry.dataset_id][entry.event] += self._counts_more(entry)
         for dataset_id, counts in asked.items():
             self._check_budget(dataset_id, self._file.books.spent[dataset_id] + counts)
 
-    def _check_releases(self, dataset_id: str, session: str, *, most: int) -> None:
-        made = self._file.books.releases[dataset_id, session]
+    def _check_kind(self, entry: Reservation, *, alone: bool) -> None:
+        """An account is one client's or common to many, for good; a common one is booked by one reservation a call."""
+        books, account = self._file.books, entry.dataset_id
+        common = account in books.turns.accounts
+        if common != bool(entry.members) and (common or books.spent[account]):
+            whose = "common to many clients" if common else "one client's"
+            raise RefusedError(f'account "{account}" is {whose}; a reservation of the other kind is refused')
+        assert alone or not entry.members, "reservations of a common account are made one by one"
+
+    def _counts_more(self, entry: Reservation) -> int:
+        """How often more its event counts with this reservation: once, unless others of its account are ahead."""
+        if not entry.members:
+            return 1
+        books, account = self._file.books, entry.dataset_id
+        most = books.turns.most_booked(entry.members, account=account, event=entry.event)
+        return int(most >= books.spent[account][entry.event])
+
+    def _append(self, entry: Reservation) -> int:
+        number = self._file.append("reserve", entry, entry.event)
+        if entry.members:
+            self._file.append("members", self._file.books.reservations[number], members_to_bytes(entry.members))
+        return number
+
+    def _check_releases(self, dataset_id: str, session: str, members: Sequence[int], *, most: int) -> None:
+        books = self._file.books
+        made = (
+            books.turns.most_released(members, account=dataset_id, session=session)
+            if members
+            else books.releases[dataset_id, session]
+        )
         if made >= most:
             raise RefusedError(f'data set "{dataset_id}" made {made} releases in session {session}; it may make {most}')
 

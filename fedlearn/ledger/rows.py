@@ -4,6 +4,7 @@ A row is (seq, dataset_id, kind, reservation, session, round, attempt, body, pre
 
 * budget       the lifetime budget of a data set, fixed before its first release
 * reserve      the event that is going to be released
+* members      the clients that the reservation is for, where they share an account (`ledger.turns`)
 * release      the reservation's event: its vector may leave, any time from now
 * void         the reservation's event: nothing left, and nothing will
 * fingerprint  of the records that the reservation's release was made from, in hex: evidence
@@ -15,10 +16,14 @@ Labels of hashes hold the version: other bytes, another label.
 """
 
 import hashlib
+import json
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, Final, Literal, NamedTuple, get_args
+
+from fedlearn.canonical import canonical_json
+from fedlearn.errors import ConfigError
 
 __all__ = [
     "COORDINATOR",
@@ -30,14 +35,18 @@ __all__ = [
     "Reservation",
     "Row",
     "SessionState",
+    "members_of",
+    "members_to_bytes",
     "session_state",
 ]
 
-Kind = Literal["budget", "reserve", "release", "void", "fingerprint", "confirm"]
+Kind = Literal["budget", "reserve", "members", "release", "void", "fingerprint", "confirm"]
 _KINDS: Final = frozenset(get_args(Kind))
 
 # The account of a coordinator that adds noise itself; no holder's data set can have this name.
 COORDINATOR: Final = "@coordinator"
+
+_ALONE: Final = -1  # stands for the one client of an account that several do not share
 
 GENESIS: Final = bytes(32)  # the head of a chain without rows
 
@@ -66,7 +75,11 @@ INSERT: Final = "INSERT INTO entries VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Reservation:
-    """A release that is about to be prepared. `event` is canonical; `max_releases` bounds this data set's session."""
+    """A release that is about to be prepared. `event` is canonical; `max_releases` bounds this data set's session.
+
+    `members`, increasing numbers, makes it one row for many clients of a simulation that each release the same event;
+    `dataset_id` is then their common account, which stands for whichever of them released most. Without: one data set.
+    """
 
     dataset_id: str
     session: str
@@ -74,6 +87,7 @@ class Reservation:
     attempt: int
     event: bytes
     max_releases: int
+    members: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -128,18 +142,45 @@ class Row(NamedTuple):
 
 
 def session_state(rows: Iterable[Row]) -> SessionState:
-    """The state of a session from all its rows, oldest first; releases are those of the data set that has most.
+    """The state of a session from all its rows, oldest first; releases are those of the client that has most.
 
     Where holders' rows are among them, what a coordinator promised is nobody's participation and not counted.
     """
-    entries, head, releases = 0, GENESIS, Counter[str]()
+    entries, head, releases = 0, GENESIS, Counter[tuple[str, int]]()
+    members: dict[int, tuple[int, ...]] = {}
     for row in rows:
-        if row.kind in ("reserve", "release", "void"):
+        if row.kind == "members":
+            members[row.reservation] = members_of(row.body)
+        elif row.kind in ("reserve", "release", "void"):
             entries, head = entries + 1, row.hash_in_session(head)
-            releases[row.dataset_id] += row.kind == "release"
-    if len(releases) > 1:
-        releases.pop(COORDINATOR, None)
+        if row.kind == "release":
+            releases.update((row.dataset_id, member) for member in members.get(row.reservation, (_ALONE,)))
+    if any(name != COORDINATOR for name, _ in releases):
+        releases.pop((COORDINATOR, _ALONE), None)
     return SessionState(entries=entries, head=head, releases=max(releases.values(), default=0))
+
+
+def members_to_bytes(members: tuple[int, ...]) -> bytes:
+    """The body of a row that says for whom a reservation is: a canonical JSON list."""
+    return canonical_json(list(members))
+
+
+def members_of(body: bytes) -> tuple[int, ...]:
+    """The members in such a body, increasing.
+
+    Raises:
+        ConfigError: it is not one.
+    """
+    try:
+        members = tuple(json.loads(body.decode("ascii")))
+        valid = all(type(member) is int and member >= 0 for member in members) and members == tuple(
+            sorted(set(members))
+        )
+    except (ValueError, TypeError, RecursionError):
+        valid = False
+    if not valid or members_to_bytes(members) != body:
+        raise ConfigError(f"the members of a reservation are {body[:80]!r}; expected increasing numbers")
+    return members
 
 
 def _hash(*parts: bytes) -> bytes:

@@ -21,7 +21,7 @@ from fedlearn.privacy.assumptions import (
     UNMASKED,
 )
 from fedlearn.privacy.clipping import Vector, clip_by_l2_norm
-from fedlearn.privacy.discrete_gaussian import discrete_gaussian
+from fedlearn.privacy.discrete_gaussian import LARGEST_NOISE_STD, discrete_gaussian
 from fedlearn.privacy.guarantee import NEIGHBORING_RELATIONS, PrivacyUnit
 from fedlearn.privacy.plan import Plan
 from fedlearn.privacy.quantization import IntVector, truncate, truncate_within
@@ -75,9 +75,13 @@ class Mechanism:
         """Whether the noise of a sum is made of one share a client."""
         return self.noise_by == "shares"
 
-    @property
-    def noise_in_simulation(self) -> str:
-        """Who adds the noise, or what stands for it, in a simulation (privacy.md 1.5)."""
+    def noise_in_simulation(self, *, summed: bool) -> str:
+        """Who adds the noise, or what stands for it, in a simulation (privacy.md 1.5).
+
+        `summed`: masking is off and the engine sums vectors where they are made, with one draw for all shares.
+        """
+        if summed and self.shares_noise:
+            return "aggregate"
         return "box-muller" if self.noise_by == "clients" else self.noise_by
 
     @property
@@ -132,6 +136,21 @@ class Mechanism:
         noise = np.empty(shape, dtype=np.int64)
         for row in range(rows):
             discrete_gaussian(plan.noise_std, dimension, entropy, out=noise[row])
+        return noise
+
+    def noise_of_sum(self, plan: Plan, survivors: int, entropy: Entropy) -> IntVector:
+        """What stands for the shares of `survivors` clients, (dimension,) int64; zeros where clients add none.
+
+        In a simulation alone: one exact draw of standard deviation ceil(sqrt(survivors) * noise_std), at least that of
+        the shares' sum (privacy.md 1.5); several where one would be wider than the sampler can draw.
+        """
+        noise = np.zeros(plan.dimension, dtype=np.int64)
+        if not self.shares_noise:
+            return noise
+        most = LARGEST_NOISE_STD**2 // plan.noise_std**2
+        for first in range(0, survivors, most):
+            variance = min(most, survivors - first) * plan.noise_std**2
+            noise += discrete_gaussian(math.isqrt(variance - 1) + 1, plan.dimension, entropy)
         return noise
 
     def central_noise(self, plan: Plan, dimension: int, entropy: Entropy) -> IntVector:

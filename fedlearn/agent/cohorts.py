@@ -1,0 +1,118 @@
+"""The data holders of a simulation whose vectors are summed where they are made: masking is off, and nobody looks.
+
+A cohort is one piece of work: one row in the ledger reserves the release of all its members, their vectors are computed
+block by block and added up, one draw stands for their shares of noise, and one row releases. No client has a state of
+its own, so that a million cost nothing until they are asked.
+"""
+
+import logging
+from collections.abc import Collection, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Final
+
+from fedlearn.agent.agreement import Agreement
+from fedlearn.agent.simulated import Holdings, SimulatedData, premises_of
+from fedlearn.attempts import AttemptFailedError, Summed
+from fedlearn.contribution import clean_sum
+from fedlearn.crypto.keystream import Entropy
+from fedlearn.errors import FedlearnError, ProtocolError
+from fedlearn.layout import read_model
+from fedlearn.ledger import Ledger, Reservation
+from fedlearn.privacy.quantization import IntVector, to_lanes
+
+__all__ = ["CLIENTS", "Position", "SimulatedCohorts"]
+
+CLIENTS: Final = "clients"  # the common account of all clients
+
+Position = tuple[str, int, int]  # session, round, attempt
+
+_log = logging.getLogger(__name__)
+
+
+class SimulatedCohorts:
+    """All holders of an unmasked simulation in one process.
+
+    Guarantees:
+        the releases of a cohort are reserved in the ledger before a record of it is read, and released before the sum
+        leaves; a client's participations are counted, and bounded, one by one;
+        nothing leaves but the noised sum, and its noise is drawn once.
+    """
+
+    def __init__(self, data: SimulatedData, folder: Path, *, entropy: Entropy | None = None) -> None:
+        """`entropy`, for noise and coins, is the operating system's unless a test brings its own."""
+        self._premises = premises_of(data, folder, entropy=entropy)
+        self._holdings = Holdings(data)
+        self._position: Position = ("", -1, -1)
+        self._agreement: Agreement | None = None
+        self._premises.open_account(CLIENTS, order=data.plan.ledger_order)
+
+    @property
+    def ledger(self) -> Ledger:
+        """The one ledger of all holders."""
+        return self._premises.ledger
+
+    def close(self) -> None:
+        """Close the ledger."""
+        self._premises.close()
+
+    def agree(self, position: Position, cohort: Sequence[int], config: bytes) -> Sequence[int]:
+        """Who of the cohort accepts the run: all, or for a reason that stands in the log, nobody."""
+        try:
+            if self._position[0] == position[0] and position <= self._position:
+                raise ProtocolError(f"attempt {position[1:]} after {self._position[1:]}")
+            self._agreement = self._premises.agreement(config)
+        except FedlearnError as error:
+            _log.info("the clients refuse: %s", error)
+            return ()
+        self._position = position
+        return cohort
+
+    def total(self, position: Position, members: Sequence[int], model: bytes, lost: Collection[int] = ()) -> Summed:
+        """The noised sum of what `members` send, increasing; what `lost` ones send is booked and gets lost.
+
+        Raises:
+            AttemptFailedError: the ledger refuses one of them, or the model is not one; the reason stands in the log.
+        """
+        agreement = self._agreement
+        assert agreement is not None
+        assert position == self._position, "`agree` comes first"
+        arrived = [member for member in members if member not in lost]
+        try:
+            reserved = self._reserve(agreement, position, members)
+            total = self._noised_sum(agreement, arrived, model, round_number=position[1])
+            self.ledger.release(reserved)
+        except FedlearnError as error:
+            _log.info("the clients refuse: %s", error)
+            raise AttemptFailedError(f"the clients refuse: {error}") from None
+        return Summed(to_lanes(total), len(arrived), transcript=None)
+
+    def _reserve(self, agreement: Agreement, position: Position, members: Sequence[int]) -> list[int]:
+        event = agreement.plan.ledger_event
+        if event is None or not members:
+            return []
+        session, round_number, attempt = position
+        entry = Reservation(
+            dataset_id=CLIENTS,
+            session=session,
+            round=round_number,
+            attempt=attempt,
+            event=event.to_bytes(),
+            max_releases=agreement.plan.releases,
+            members=tuple(members),
+        )
+        return self.ledger.reserve([entry])
+
+    def _noised_sum(
+        self, agreement: Agreement, members: Sequence[int], model: bytes, *, round_number: int
+    ) -> IntVector:
+        total = clean_sum(
+            read_model(model, agreement.layout),
+            [agreement.contributor(partial(self._holdings.records, k), round_number, client=k) for k in members],
+            work=agreement.work,
+            stacked=agreement.stacked,
+            mechanism=agreement.mechanism,
+            plan=agreement.plan,
+        )
+        total += agreement.mechanism.noise_of_sum(agreement.plan, len(members), self._premises.entropy)
+        return total
