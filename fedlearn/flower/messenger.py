@@ -24,10 +24,10 @@ from fedlearn.agent.frames import REFUSAL, Frame
 from fedlearn.attempts import STAGE_NAMES, Receive
 from fedlearn.checkpoint import Progress
 from fedlearn.config import RunConfig
-from fedlearn.errors import ProtocolError
+from fedlearn.errors import ConfigError, ProtocolError
 from fedlearn.flower.drop_outs import DropOuts, Fault
 from fedlearn.flower.in_process_grid import InProcessGrid
-from fedlearn.flower.records import MESSAGE_TYPES, pack, unpack
+from fedlearn.flower.records import MESSAGE_TYPES, MOST_MESSAGE_BYTES, pack, unpack
 from fedlearn.roster import Roster
 from fedlearn.secagg.messages import is_identified
 
@@ -67,6 +67,7 @@ class Messenger:
     Guarantees:
         `ask` returns at the latest when the stage's time is up, whatever the grid does;
         every copy of a request has the same bytes;
+        nothing longer than `MOST_MESSAGE_BYTES` goes over a network, or is taken from it;
         with a roster, a node is the member whose key signed for it, whatever Flower says of it.
     """
 
@@ -165,7 +166,11 @@ class _Exchange:
     _took: list[float] = field(default_factory=list)
 
     def run(self, receive: Receive, seconds: float, patience: float) -> None:
-        """Until all have answered, or `seconds` after the first reply, or `seconds` and `patience` after the start."""
+        """Until all have answered, or `seconds` after the first reply, or `seconds` and `patience` after the start.
+
+        Raises:
+            ConfigError: a message is too long for a network.
+        """
         began = time.monotonic()
         deadline = began + seconds + patience
         waiting = set(self.letters)
@@ -173,6 +178,7 @@ class _Exchange:
             for member, message in self._in_process():
                 self._hand_over(member, message, receive)
             return
+        self._check_sizes()
         try:
             self._send(sorted(waiting), until=deadline)
             while waiting and time.monotonic() < deadline:
@@ -188,6 +194,14 @@ class _Exchange:
                     self._took.append(time.monotonic() - began)
         finally:
             self._over.set()
+
+    def _check_sizes(self) -> None:
+        longest = max((len(letter.frame) for letter in self.letters.values()), default=0)
+        if longest > MOST_MESSAGE_BYTES:
+            raise ConfigError(
+                f"a message of stage {self.stage} would have {longest / 1e6:.0f} MB; expected at most "
+                f"{MOST_MESSAGE_BYTES / 1e6:.0f} MB: take a smaller model, or the engine in-process"
+            )
 
     def _in_process(self) -> list[tuple[int, Message]]:
         members = list(self.letters)
@@ -205,7 +219,8 @@ class _Exchange:
         except ProtocolError as error:
             _log.info("stage %s: %s from member %d", self.stage, error, member)
             return False
-        return reply != REFUSAL and receive(member, reply)
+        too_long = len(reply) > MOST_MESSAGE_BYTES and not isinstance(self.grid, InProcessGrid)
+        return reply != REFUSAL and not too_long and receive(member, reply)
 
     def _send(self, members: list[int], *, until: float) -> None:
         """Push letters in a thread of their own, which then looks for each reply in another."""

@@ -13,6 +13,7 @@ from flwr.app import Context
 from fedlearn.agent.socket import ask
 from fedlearn.crypto.labels import REFUSAL
 from fedlearn.flower.client_app import make_client_app
+from fedlearn.flower.records import MOST_MESSAGE_BYTES
 
 __all__ = ["ADDRESS_FILE", "SOCKET_KEY", "app"]
 
@@ -23,7 +24,7 @@ SOCKET_KEY: Final = "agent-socket"
 
 
 def _carry(context: Context, stage: str, frame: bytes, seconds: float) -> bytes:
-    """The agent's reply; the constant refusal for whatever goes wrong, or takes longer than `seconds`.
+    """The agent's reply; the constant refusal for whatever goes wrong, is too long, or takes longer than `seconds`.
 
     The wait is in a thread of its own: it ends in time, whatever the agent or the socket does.
     """
@@ -37,10 +38,12 @@ def _carry(context: Context, stage: str, frame: bytes, seconds: float) -> bytes:
             replies.append(REFUSAL)
 
     try:
+        if len(frame) > MOST_MESSAGE_BYTES:
+            return REFUSAL
         waiting = threading.Thread(target=wait, daemon=True)
         waiting.start()
         waiting.join(seconds)
-        return replies[0]
+        return replies[0] if len(replies[0]) <= MOST_MESSAGE_BYTES else REFUSAL
     except BaseException:
         return REFUSAL
 
