@@ -22,8 +22,8 @@ MESSAGE_TYPES: Final = {
     "unmask": "query.unmask",
     "attest": "query.attest",
 }
-# Bytes of a frame that is one value; a longer one is an array.
-LONGEST_VALUE: Final = 50 * 10**6
+# Bytes of a frame that is one value, no more than a part of an array: so no object on its way is longer than a part.
+LONGEST_VALUE: Final = 5 * 10**6
 # Bytes of the longest frame that is sent over a network (reliability.md, F16).
 MOST_MESSAGE_BYTES: Final = 200 * 10**6
 

@@ -21,8 +21,8 @@ from fedlearn.flower.process_tree import adopt_orphans, end_with_input
 
 __all__ = ["MOST_BODY_BYTES", "Gate", "main", "owner_of_connection"]
 
-# One object of a message; Flower cuts arrays to pieces of 5 MB and sends anything else whole.
-MOST_BODY_BYTES: Final = 208 << 20
+# One object of a message: a value of at most 5 MB (`flower.records`), or a part of an array, which Flower cuts to 5 MB.
+MOST_BODY_BYTES: Final = 8 << 20
 
 _FOR_NODES: Final = "/v1/fleet/"
 _TABLES: Final = (Path("/proc/net/tcp"), Path("/proc/net/tcp6"))
