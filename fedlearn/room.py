@@ -12,12 +12,12 @@ from typing import Final, Self
 
 from fedlearn.errors import ConfigError
 
-__all__ = ["MODELS_KEPT", "Room", "check_coordinator_room", "check_holder_room"]
+__all__ = ["MODELS_KEPT", "MOST_MESSAGE_BYTES", "Room", "check_coordinator_room", "check_holder_room"]
 
 # A holder keeps so many final models.
 MODELS_KEPT: Final = 16
 
-_MOST_MESSAGE_BYTES: Final = 200 * 10**6
+MOST_MESSAGE_BYTES: Final = 200 * 10**6
 _SPARE_MEMORY_BYTES: Final = 300 * 10**6
 _COORDINATOR_SPARE_DISK_BYTES: Final = 10**9
 _HOLDER_SPARE_DISK_BYTES: Final = 10**8
@@ -57,10 +57,10 @@ def check_holder_room(room: Room, *, message: int) -> None:
 
 
 def _check(room: Room, message: int, *, disk: int, copies: int) -> None:
-    if message > _MOST_MESSAGE_BYTES:
+    if message > MOST_MESSAGE_BYTES:
         raise ConfigError(
             f"a client's message would have {message / 1e6:.0f} MB; expected at most "
-            f"{_MOST_MESSAGE_BYTES / 1e6:.0f} MB: take a smaller model"
+            f"{MOST_MESSAGE_BYTES / 1e6:.0f} MB: take a smaller model"
         )
     if room.disk < disk:
         raise ConfigError(

@@ -40,6 +40,7 @@ from fedlearn.policy import Policy
 from fedlearn.positions import Positions
 from fedlearn.privacy.clipping import Vector
 from fedlearn.privacy.guarantee import PrivacyUnit
+from fedlearn.pulse import give_pulse
 from fedlearn.room import MODELS_KEPT, Room, check_holder_room
 from fedlearn.secagg.messages import decode_advertise
 from fedlearn.secagg.stages import Member
@@ -293,6 +294,7 @@ def main(arguments: list[str] | None = None) -> int:
         return error.exit_code
     with server:
         _log.info("listening at %s", agent.policy.socket_path)
+        give_pulse(lambda: server.is_accepting)
         _wait_for_the_end()
     agent.close()
     return 0

@@ -84,7 +84,13 @@ class AgentServer:
             os.chown(path, -1, group)
             path.chmod(0o660)
         self._listener.listen(places)
-        threading.Thread(target=self._accept, name="agent-socket", daemon=True).start()
+        self._accepting = threading.Thread(target=self._accept, name="agent-socket", daemon=True)
+        self._accepting.start()
+
+    @property
+    def is_accepting(self) -> bool:
+        """Whether connections are still taken."""
+        return self._accepting.is_alive()
 
     def __enter__(self) -> Self:
         return self

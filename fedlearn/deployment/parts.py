@@ -16,7 +16,9 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import IO, Final
 
+from fedlearn.flower.process_tree import descendants
 from fedlearn.logs import without_secrets
+from fedlearn.pulse import PULSE, Silence
 
 __all__ = ["BackOff", "Part"]
 
@@ -60,6 +62,7 @@ class BackOff:
 class Part:
     """One process with its log, a line a JSON object: its own lines, or others wrapped.
 
+    `silence` is how long it has given no sign of life (`fedlearn.pulse`); its start is one.
     `user` is {"user": ..., "group": ..., "extra_groups": ...} as `subprocess.Popen` takes them; empty for this user.
     """
 
@@ -69,6 +72,7 @@ class Part:
     log_file: Path
     user: Mapping[str, object] = field(default_factory=dict)
     back_off: BackOff = field(default_factory=BackOff)
+    silence: Silence = field(default_factory=Silence)
     process: "subprocess.Popen[bytes] | None" = None
     started: float = 0.0
     lines: "deque[str]" = field(default_factory=lambda: deque(maxlen=_LINES_KEPT))
@@ -77,6 +81,7 @@ class Part:
         """Start it; what it says goes to its log, which is rotated."""
         self.lines.clear()
         self.started = time.monotonic()
+        self.silence.heard()
         # A session of its own: Ctrl-C in the terminal is for the process that ends it in order.
         self.process = subprocess.Popen(  # type: ignore[call-overload]  # noqa: S603 (our own modules)
             list(self.command),
@@ -102,11 +107,16 @@ class Part:
         return time.monotonic() - self.started
 
     def end(self) -> None:
-        """SIGTERM, then what closing its standard input and SIGKILL do."""
+        """SIGTERM, then what closing its standard input and SIGKILL do; to what is left below it, SIGKILL.
+
+        One that is stopped is woken first, so that it too can end in order.
+        """
         if self.process is None:
             return
-        with suppress(ProcessLookupError):
-            self.process.send_signal(signal.SIGTERM)
+        below = descendants(self.process.pid)
+        for number in (signal.SIGTERM, signal.SIGCONT):
+            with suppress(ProcessLookupError):
+                self.process.send_signal(number)
         with suppress(subprocess.TimeoutExpired):
             self.process.wait(_END_SECONDS)
         assert self.process.stdin is not None
@@ -114,8 +124,9 @@ class Part:
             self.process.stdin.close()
         with suppress(subprocess.TimeoutExpired):
             self.process.wait(2.0)
-        with suppress(ProcessLookupError):
-            self.process.kill()
+        for process in (self.process.pid, *below):
+            with suppress(ProcessLookupError):
+                os.kill(process, signal.SIGKILL)
         self.process.wait()
 
     def _listen(self, said: IO[bytes]) -> None:
@@ -124,6 +135,9 @@ class Part:
         with said:
             for raw in said:
                 line = without_secrets(raw.decode("utf-8", "replace").rstrip())
+                if line == PULSE:
+                    self.silence.heard()
+                    continue
                 self.lines.append(line)
                 log.emit(logging.makeLogRecord({"msg": _as_json(self.name, line)}))
         log.close()

@@ -5,7 +5,9 @@ fedlearn client start
   └ fedlearn.flower.supernode     Flower's node; below it SuperExec and a process for each message
 
 That a process is alive is not health: both parts end where they do not work any more, and are started again, whatever
-their exit code. What is wrong is said in a sentence, once.
+their exit code. One that is there and gives no sign of life for a minute, stopped or stuck, is ended and started again;
+a node gives signs only while the coordinator answers it, and is not blamed while that answers nobody. What is wrong is
+said in a sentence, once.
 """
 
 import json
@@ -134,6 +136,9 @@ class Supervisor:
         return kind(str(errors[-1]["message"]))
 
     def _look_after(self, part: Part) -> None:
+        silent = part.is_alive and part.silence.is_long and self._is_to_blame(part)
+        if silent:
+            part.end()
         if part.is_alive:
             if part.lived > part.back_off.steady:
                 self._problem.pop(part.name, None)
@@ -141,15 +146,23 @@ class Supervisor:
         now = time.monotonic()
         if part.name not in self._next_start:
             self._next_start[part.name] = part.back_off.next_start(part.lived)
-            self._note_end(part)
+            self._note_end(part, "it gave no sign of life" if silent else None)
         if now >= self._next_start[part.name]:
             del self._next_start[part.name]
             part.start()
 
-    def _note_end(self, part: Part) -> None:
+    def _is_to_blame(self, part: Part) -> bool:
+        """Whether the silence is the part's own: a node has nothing to say while the coordinator does not answer."""
+        if part is self._node and offset_to(self._address, self._folder / "ca.crt") is None:
+            part.silence.heard()
+            return False
+        return True
+
+    def _note_end(self, part: Part, why: str | None) -> None:
         assert part.process is not None
         code = part.process.returncode
-        why = why_node_ended(part.lines, code) if part is self._node else f"it ended with code {code}"
+        if why is None:
+            why = why_node_ended(part.lines, code) if part is self._node else f"it ended with code {code}"
         self._problem[part.name] = why
         _log.warning("the %s has ended (code %s): %s; it is started again", part.name, code, why)
         # A lease that must lapse first is no failure: a minute of it is nothing to tell.

@@ -10,7 +10,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
-__all__ = ["adopt_orphans", "descendants", "end_descendants", "end_with_input"]
+__all__ = ["adopt_orphans", "descendants", "end_descendants", "end_with_input", "is_stopped"]
 
 _PR_SET_CHILD_SUBREAPER: Final = 36
 _PROC: Final = Path("/proc")
@@ -33,6 +33,14 @@ def descendants(root: int) -> list[int]:
         level = [process for process, parent in parents.items() if parent in level]
         found += level
     return found
+
+
+def is_stopped(process: int) -> bool:
+    """Whether a process is stopped by a signal (known on Linux alone)."""
+    try:
+        return _fields(_PROC / str(process))[0] in ("T", "t")
+    except OSError:
+        return False
 
 
 def end_descendants() -> None:
@@ -74,10 +82,14 @@ def _parents() -> dict[int, int]:
     for folder in _PROC.iterdir():
         if folder.name.isdigit():
             with suppress(OSError):  # it ended meanwhile
-                # "pid (name) state parent ...": a name may hold spaces and brackets
-                fields = (folder / "stat").read_text(errors="replace").rpartition(")")[2].split()
-                parents[int(folder.name)] = int(fields[1])
+                parents[int(folder.name)] = int(_fields(folder)[1])
     return parents
+
+
+def _fields(folder: Path) -> list[str]:
+    """State, parent and what else the system says of a process."""
+    # "pid (name) state parent ...": a name may hold spaces and brackets
+    return (folder / "stat").read_text(errors="replace").rpartition(")")[2].split()
 
 
 def _parents_by_ps() -> dict[int, int]:

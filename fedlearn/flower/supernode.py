@@ -3,8 +3,9 @@
 python -m fedlearn.flower.supernode OPTIONS OF FLOWER-SUPERNODE
 
 By itself SuperNode stays alive when its main loop, its heartbeat or its SuperExec has ended, offline for ever, and a
-message process that hangs blocks it for every later run. Here each of these ends the process. It polls twelve times as
-often as by itself. It also ends, and all that it started, when its standard input closes.
+message process that hangs blocks it for every later run. Here each of these ends the process, and so does a process
+below it that is stopped. It gives signs of life (`fedlearn.pulse`) while the coordinator answers its polls, of which it
+makes twelve times as many as by itself. It also ends, and all that it started, when its standard input closes.
 """
 
 import os
@@ -17,7 +18,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, Final
 
-from fedlearn.flower.process_tree import adopt_orphans, descendants, end_descendants, end_with_input
+from fedlearn.flower.process_tree import adopt_orphans, descendants, end_descendants, end_with_input, is_stopped
+from fedlearn.pulse import give_pulse
 
 __all__ = ["BROKEN", "main"]
 
@@ -28,6 +30,9 @@ _POLL_SECONDS: Final = 0.25
 _WATCH_SECONDS: Final = 1.0
 _END_SECONDS: Final = 8.0
 _GRACE_SECONDS: Final = 30.0  # beyond a message's own time, which its handler keeps to
+_STOPPED_SECONDS: Final = 30.0  # that a process may be stopped
+_UNANSWERED_SECONDS: Final = 20.0  # that a poll may take
+_START_SECONDS: Final = 60.0
 _EXECUTOR: Final = b"flower-superexec"
 _MESSAGE_PROCESS: Final = b"flwr-clientapp"
 
@@ -44,16 +49,35 @@ class _Hasty:
 
 
 class Watch:
-    """Sees what SuperNode does not: `problem` says in words what ended, or hangs."""
+    """Sees what SuperNode does not: `problem` says in words what ended, hangs or is stopped.
 
-    def __init__(self, command_lines: Callable[[], list[bytes]], clock: Callable[[], float] = time.monotonic) -> None:
-        self._command_lines, self._clock = command_lines, clock
+    `command_lines` are those of the processes below; `any_stopped` says whether one of them is stopped.
+    """
+
+    def __init__(
+        self,
+        command_lines: Callable[[], list[bytes]],
+        any_stopped: Callable[[], bool],
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._command_lines, self._any_stopped, self._clock = command_lines, any_stopped, clock
         self._had_executor = False
-        self._message_over = float("inf")
+        self._message_over = self._stopped_over = float("inf")
+        self._answer_due = clock() + _START_SECONDS
 
-    def received(self, seconds: float) -> None:
-        """A message came that may take so long; SuperNode takes one at a time."""
-        self._message_over = self._clock() + seconds + _GRACE_SECONDS
+    def polled(self, message_seconds: float | None) -> None:
+        """The coordinator answered a poll, with a message that may take so long, or with none.
+
+        SuperNode takes one message at a time: it polls again when the one before is done.
+        """
+        now = self._clock()
+        self._answer_due = now + _UNANSWERED_SECONDS
+        self._message_over = float("inf") if message_seconds is None else now + message_seconds + _GRACE_SECONDS
+
+    def is_well(self) -> bool:
+        """Whether the coordinator answers, or a message is worked on within its time."""
+        over = self._answer_due if self._message_over == float("inf") else self._message_over
+        return self._clock() <= over
 
     def problem(self) -> str | None:
         """What is wrong now."""
@@ -64,6 +88,12 @@ class Watch:
         self._had_executor = executor
         if self._clock() > self._message_over and any(_MESSAGE_PROCESS in line for line in lines):
             return "a message's process hangs"
+        if not self._any_stopped():
+            self._stopped_over = float("inf")
+        elif self._clock() > self._stopped_over:
+            return "one of its processes is stopped"
+        else:
+            self._stopped_over = min(self._stopped_over, self._clock() + _STOPPED_SECONDS)
         return None
 
 
@@ -75,10 +105,11 @@ def main() -> None:
     adopt_orphans()
     threading.Thread(target=end_with_input, daemon=True).start()
     threading.excepthook = lambda told: _break(f"a thread has ended with {told.exc_type.__name__}")
-    watch = Watch(_below)
+    watch = Watch(_below, lambda: any(is_stopped(process) for process in descendants(os.getpid())))
     _shorten_pauses(start_client_internal)
-    _tell_messages(start_client_internal, watch.received)
+    _tell_polls(start_client_internal, watch.polled)
     threading.Thread(target=_look_after, args=(watch,), daemon=True).start()
+    give_pulse(watch.is_well)
     try:
         flower_supernode()
     except SystemExit as ended:
@@ -94,14 +125,13 @@ def _shorten_pauses(module: Any) -> None:
     module.time = _Hasty()
 
 
-def _tell_messages(module: Any, received: Callable[[float], None]) -> None:
+def _tell_polls(module: Any, polled: Callable[[float | None], None]) -> None:
     original = module._pull_and_store_message
 
     def pull_and_tell(*, receive: Callable[[], Any], **others: Any) -> Any:
         def receive_and_tell() -> Any:
             came = receive()
-            if came is not None:
-                received(came[0].metadata.ttl)
+            polled(None if came is None else came[0].metadata.ttl)
             return came
 
         return original(receive=receive_and_tell, **others)

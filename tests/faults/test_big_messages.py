@@ -10,6 +10,7 @@ from flwr.common.constant import FLWR_PRIVATE_MAX_ARRAY_CHUNK_SIZE
 from flwr.supercore.inflatable.inflatable_object import get_all_nested_objects
 from flwr.supercore.inflatable.inflatable_utils import inflate_object_from_contents
 
+from fedlearn import room
 from fedlearn.agent.frames import REFUSAL, Frame
 from fedlearn.agent.socket import AgentServer
 from fedlearn.errors import ConfigError, ProtocolError
@@ -80,7 +81,7 @@ def test_f16_a_message_that_is_too_long_ends_the_run_with_a_sentence_before_it_i
     with pytest.raises(ConfigError, match="stage masked would have 0 MB; expected at most"):
         run.go()
     assert {sent.stage for sent in run.grid.sent} == {"identify", "advertise", "share"}
-    assert MOST_MESSAGE_BYTES == 200 * 10**6
+    assert MOST_MESSAGE_BYTES == room.MOST_MESSAGE_BYTES == 200 * 10**6
 
 
 @pytest.mark.parametrize(("less", "asked"), [(1, 0), (0, 1)])

@@ -3,6 +3,7 @@
 import itertools
 import json
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -15,7 +16,11 @@ from fedlearn.deployment.clock import check_offset, offset_to
 from fedlearn.deployment.parts import BackOff, Part
 from fedlearn.deployment.supervisor import STATE_FILE, why_node_ended
 from fedlearn.errors import ConfigError
+from fedlearn.flower.process_tree import is_stopped
 from fedlearn.flower.supernode import Watch
+from fedlearn.pulse import PULSE, Silence
+
+STAYS = "import sys; print('up'); sys.stdin.read()"
 
 
 class Clock:
@@ -29,7 +34,7 @@ class Clock:
 class TestF4AndF8SuperNodeWorksOrEnds:
     def watch(self, *lines: bytes) -> tuple[Watch, Clock, list[bytes]]:
         clock, below = Clock(), list(lines)
-        return Watch(lambda: below, clock), clock, below
+        return Watch(lambda: below, lambda: b"stopped" in below, clock), clock, below
 
     def test_f4_an_executor_that_ended_is_a_problem_one_that_is_not_there_yet_is_none(self):
         watch, _, below = self.watch()
@@ -39,10 +44,42 @@ class TestF4AndF8SuperNodeWorksOrEnds:
         below.clear()
         assert watch.problem() == "its SuperExec has ended"
 
+    def test_f4_a_process_below_that_is_stopped_for_half_a_minute_is_a_problem(self):
+        watch, clock, below = self.watch(b"stopped")
+        assert watch.problem() is None
+        clock.now += 29
+        assert watch.problem() is None
+        clock.now += 2
+        assert watch.problem() == "one of its processes is stopped"
+        below.clear()
+        assert watch.problem() is None
+        below.append(b"stopped")
+        assert watch.problem() is None
+
+    def test_f4_a_node_that_the_coordinator_does_not_answer_is_not_well_however_alive_it_is(self):
+        watch, clock, _ = self.watch()
+        clock.now += 59  # it may take so long to start
+        assert watch.is_well()
+        watch.polled(None)
+        clock.now += 19
+        assert watch.is_well()
+        clock.now += 2
+        assert not watch.is_well()
+        watch.polled(None)
+        assert watch.is_well()
+
+    def test_f4_a_node_that_works_on_a_message_does_not_poll_and_is_well_until_its_time_is_over(self):
+        watch, clock, _ = self.watch()
+        watch.polled(600)
+        clock.now += 629
+        assert watch.is_well()
+        clock.now += 2
+        assert not watch.is_well()
+
     def test_f8_a_messages_process_that_outlives_its_message_by_half_a_minute_hangs(self):
         watch, clock, below = self.watch(b"flower-superexec", b"flwr-clientapp")
         assert watch.problem() is None
-        watch.received(60)
+        watch.polled(60)
         clock.now += 89
         assert watch.problem() is None
         clock.now += 2
@@ -52,11 +89,52 @@ class TestF4AndF8SuperNodeWorksOrEnds:
 
     def test_f8_the_next_message_has_its_own_time(self):
         watch, clock, _ = self.watch(b"flwr-clientapp")
-        watch.received(60)
+        watch.polled(60)
         clock.now += 80
-        watch.received(60)
+        watch.polled(60)
         clock.now += 80
         assert watch.problem() is None
+
+
+def test_f4_what_was_not_heard_of_for_a_minute_is_silent_and_a_start_is_a_sign(tmp_path):
+    clock = Clock()
+    part = script(tmp_path, "node", STAYS)
+    part.silence = Silence(clock=clock)
+    clock.now += 61
+    assert part.silence.is_long
+    part.start()
+    assert not part.silence.is_long
+    clock.now += 59
+    assert not part.silence.is_long
+    clock.now += 2
+    assert part.silence.is_long
+    part.end()
+
+
+def test_f4_a_sign_of_life_is_heard_and_stands_in_no_log(tmp_path):
+    part = script(tmp_path, "node", f"print('{PULSE}'); {STAYS}")
+    clock = Clock()
+    part.silence = Silence(clock=clock)
+    part.start()
+    clock.now += 61
+    wait_for(lambda: not part.silence.is_long or "up" in part.lines)
+    assert list(part.lines) in ([], ["up"])
+    part.end()
+    assert PULSE not in (tmp_path / "node.jsonl").read_text()
+
+
+def test_f4_what_is_stopped_ends_in_order_when_it_is_told_to(tmp_path):
+    code = "import signal, sys; signal.signal(signal.SIGTERM, lambda *_: sys.exit(7)); " + STAYS
+    part = script(tmp_path, "agent", code)
+    part.start()
+    assert part.process is not None
+    wait_for(lambda: "up" in part.lines)
+    os.kill(part.process.pid, signal.SIGSTOP)
+    wait_for(lambda: is_stopped(part.process.pid))
+    began = time.monotonic()
+    part.end()
+    assert part.process.returncode == 7
+    assert time.monotonic() - began < 5
 
 
 class TestF5StartingAgain:
@@ -125,28 +203,27 @@ def test_f7_why_a_node_ended_is_named_whatever_its_exit_code(said, meaning):
     assert meaning in why_node_ended(["something before", said], 0)
 
 
-def script(place: Path, name: str, code: str) -> Part:
+def script(place: Path, name: str, code: str, silence: float = 60.0) -> Part:
     environment = {**os.environ, "PYTHONUNBUFFERED": "1"}
     back_off = BackOff(longest=0.1)
-    return Part(name, [sys.executable, "-c", code], environment, place / f"{name}.jsonl", back_off=back_off)
+    log, command = place / f"{name}.jsonl", [sys.executable, "-c", code]
+    return Part(name, command, environment, log, back_off=back_off, silence=Silence(silence))
 
 
-STAYS = "import sys; print('up'); sys.stdin.read()"
 CHILD = "import subprocess, sys; subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(60)'])\n"
 
 
 class Supervised:
     """A supervisor in a process of its own: what it looks after are children of that process."""
 
-    def __init__(self, place: Path, agent: str, node: str, *, answers: str = "True") -> None:
-
+    def __init__(self, place: Path, agent: str, node: str, *, answers: str = "True", silence: float = 60) -> None:
         code = (
             "import signal, sys, threading\nfrom pathlib import Path\n"
             "from tests.faults.test_supervision import script\n"
             "from fedlearn.deployment.supervisor import Supervisor\nfrom fedlearn.errors import FedlearnError\n"
             "place = Path(sys.argv[1]); stop = threading.Event()\n"
             "signal.signal(signal.SIGTERM, lambda *_: stop.set())\n"
-            "agent = script(place, 'agent', sys.argv[2]); node = script(place, 'node', sys.argv[3])\n"
+            f"agent, node = (script(place, n, c, {silence}) for n, c in zip(('agent', 'node'), sys.argv[2:4]))\n"
             f"s = Supervisor(place, agent=agent, node=node, agent_answers=lambda: {answers}, address='127.0.0.1:1',\n"
             "    tell=lambda line: print(line, flush=True))\n"
             "try:\n    s.run(stop)\nexcept FedlearnError as error:\n    sys.exit(f'{type(error).__name__}: {error}')\n"
@@ -181,6 +258,28 @@ def test_f7_a_node_that_exits_with_0_is_started_again_and_told_of_once(tmp_path)
     assert "401" not in json.dumps(state)
     supervised.end()
     assert not (tmp_path / STATE_FILE).exists()
+
+
+GIVES_A_PULSE = f"import os, sys; from fedlearn.pulse import give_pulse; give_pulse(lambda: True, every=0.1); {STAYS}"
+
+
+@pytest.mark.slow
+def test_f4_a_part_that_is_there_and_stopped_is_started_again_but_no_node_while_the_coordinator_is_away(tmp_path):
+    pid = "open('{}', 'w').write(str(__import__('os').getpid())); "
+    files = {name: tmp_path / f"{name}.pid" for name in ("agent", "node")}
+    codes = [pid.format(file) + GIVES_A_PULSE for file in files.values()]
+    supervised = Supervised(tmp_path, *codes, silence=2)
+    wait_for(lambda: runs_of(tmp_path / "node.jsonl") == 1)
+    time.sleep(3)
+    assert runs_of(tmp_path / "agent.jsonl") == 1
+    for file in files.values():
+        os.kill(int(file.read_text()), signal.SIGSTOP)
+    wait_for(lambda: runs_of(tmp_path / "agent.jsonl") == 2)
+    time.sleep(3)
+    assert runs_of(tmp_path / "agent.jsonl") == 2
+    assert runs_of(tmp_path / "node.jsonl") == 1
+    out, _ = supervised.end()
+    assert "the agent: it gave no sign of life; it is tried again" in out
 
 
 @pytest.mark.lengthy
