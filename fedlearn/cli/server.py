@@ -67,7 +67,7 @@ def invite(
 
     The names invited are the roster. A name that is invited again has a new code, and its old one is void.
     """
-    from fedlearn.deployment import inviting
+    from fedlearn.deployment import inviting, serving
 
     with _opened(home) as (server, federation):
         if answer is not None:
@@ -77,6 +77,7 @@ def invite(
             typer.echo(f"{name} is let in; give it {output}")
             return
         invitations = inviting.invite(server, federation, names or [], days=days)
+    serving.await_endpoint(server)
     for invitation in invitations:
         typer.echo(f"{invitation.name}\t{invitation.code}")
     until = time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime(time.time() + days * 86400))

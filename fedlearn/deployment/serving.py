@@ -1,5 +1,6 @@
 """Starting and stopping the service, in this process or in one of its own."""
 
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Final
@@ -10,10 +11,12 @@ from fedlearn.deployment.service import Service, served_already, service_lock, s
 from fedlearn.errors import ConfigError
 from fedlearn.flower.programs import listens
 
-__all__ = ["log_path", "serve", "start_in_background", "stop"]
+__all__ = ["await_endpoint", "log_path", "serve", "start_in_background", "stop"]
 
 _START_SECONDS: Final = 90.0
 _STOP_SECONDS: Final = 60.0
+_POLL_SECONDS: Final = 0.1
+_NOTICE_SECONDS: Final = 15.0
 
 
 def log_path(home: ServerHome) -> Path:
@@ -48,6 +51,13 @@ def start_in_background(home: ServerHome) -> int:
         seconds=_START_SECONDS,
         party="server",
     )
+
+
+def await_endpoint(home: ServerHome) -> None:
+    """Wait a little until a service that is up has seen that somebody is awaited, so that a code is good at once."""
+    deadline = time.monotonic() + _NOTICE_SECONDS
+    while service_process(home) and not listens(home.join_port, home.local_host) and time.monotonic() < deadline:
+        time.sleep(_POLL_SECONDS)
 
 
 def stop(home: ServerHome) -> None:
