@@ -1,5 +1,6 @@
 """The end of a run, simulated or deployed: model, certificate, summary and report, from its checkpoint and lines."""
 
+import logging
 import sys
 from collections.abc import Mapping
 from contextlib import closing
@@ -22,6 +23,7 @@ from fedlearn.errors import FedlearnError, RunFailedError
 from fedlearn.flower.public_data import PublicData
 from fedlearn.layout import Layout
 from fedlearn.ledger import COORDINATOR, Ledger
+from fedlearn.logs import log_as_json
 from fedlearn.policy import Policy
 from fedlearn.privacy.calibration import guarantees_after
 from fedlearn.privacy.guarantee import Guarantee
@@ -37,6 +39,8 @@ __all__ = ["CERTIFICATE_FILE", "RunResult", "conclude", "main"]
 
 CERTIFICATE_FILE: Final = "certificate.json"
 DEPLOYED: Final = "deployed"
+
+_log = logging.getLogger(__name__)
 
 _UNPROTECTED = (
     "the moment of a reply: how long a client's training takes",
@@ -213,10 +217,11 @@ def main(folder: Path, key_file: Path) -> int:
         noise, key = MECHANISMS[data.config.privacy.mode].noise_by, SigningKey(read_secret(key_file))
         conclude(run, data, engine=DEPLOYED, noise=noise, key=key)
     except FedlearnError as error:
-        sys.stderr.write(f"{one_line(str(error))}\n")
+        _log.error("%s", one_line(str(error)))
         return error.exit_code
     return 0
 
 
 if __name__ == "__main__":
+    log_as_json()
     sys.exit(main(Path(sys.argv[1]), Path(sys.argv[2])))

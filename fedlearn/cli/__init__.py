@@ -12,6 +12,7 @@ import typer
 
 from fedlearn.cli import audit, checks, client, server, simulate
 from fedlearn.errors import FedlearnError, RunFailedError
+from fedlearn.logs import begin_log, tell_error
 from fedlearn.wording import nearest, one_line
 
 __all__ = ["app", "main"]
@@ -40,6 +41,7 @@ app.add_typer(server.app, name="server")
 def main() -> None:
     """Entry point of the console script."""
     try:
+        begin_log()
         code = app(prog_name="fedlearn", standalone_mode=False)
     except click.exceptions.NoArgsIsHelpError as error:
         error.show()
@@ -59,7 +61,8 @@ def main() -> None:
 
 
 def _fail(sentence: str, code: int) -> NoReturn:
-    typer.secho(f"fedlearn: {one_line(sentence)}", err=True, fg="red")
+    if not tell_error(one_line(sentence)):
+        typer.secho(f"fedlearn: {one_line(sentence)}", err=True, fg="red")
     sys.exit(code)
 
 

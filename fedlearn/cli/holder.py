@@ -11,6 +11,7 @@ from fedlearn.cli.ledger import tell_account
 from fedlearn.cli.options import AsJson, Home
 from fedlearn.errors import ConfigError, FedlearnError
 from fedlearn.home import home_folder
+from fedlearn.logs import tell
 from fedlearn.wording import one_line
 
 if TYPE_CHECKING:
@@ -41,11 +42,11 @@ def start(
     if only != "node":
         _accept(begin, accept_policy, accept_roster)
     if same_user:
-        _say("agent and node run as one user: whoever wrote the coordinator's code could read records and key")
+        tell("agent and node run as one user: whoever wrote the coordinator's code could read records and key")
     if detach:
-        _say(f"started, process {starting.start_in_background(begin)}")
+        tell(f"started, process {starting.start_in_background(begin)}")
     else:
-        starting.run(begin, _say)
+        starting.run(begin, tell)
 
 
 def stop(home: Home = None) -> None:
@@ -53,7 +54,7 @@ def stop(home: Home = None) -> None:
     from fedlearn.deployment import starting
 
     starting.stop(_folder(home))
-    _say("stopped")
+    tell("stopped")
 
 
 def status(home: Home = None, as_json: AsJson = False) -> None:
@@ -75,7 +76,7 @@ def pause(
     from fedlearn.deployment import holder_status
 
     holder_status.pause(_folder(home), end=end)
-    _say("goes on taking part" if end else "paused: no attempt begins; fedlearn client pause --end goes on")
+    tell("goes on taking part" if end else "paused: no attempt begins; fedlearn client pause --end goes on")
 
 
 def model(
@@ -101,9 +102,9 @@ def model(
         verification = verify_certificate(certificate.read_bytes(), content, roster)
         if not verification.passed:
             raise FedlearnError(f"{certificate}: {verification.verdict}; nothing was written")
-        _say(one_line(verification.verdict))
+        tell(one_line(verification.verdict))
     write_whole(output, content)
-    _say(f"{output} written" + ("" if certificate else "; check it: fedlearn verify CERT MODEL --roster FILE"))
+    tell(f"{output} written" + ("" if certificate else "; check it: fedlearn verify CERT MODEL --roster FILE"))
 
 
 def leave(
@@ -116,7 +117,7 @@ def leave(
     if not yes and not _agrees("leave, and delete the node's key and the roster?"):
         raise ConfigError("nothing was changed")
     holder_status.leave(_folder(home))
-    _say("left; tell the operator, who takes the name out: fedlearn server revoke NAME")
+    tell("left; tell the operator, who takes the name out: fedlearn server revoke NAME")
 
 
 def _accept(begin: "Start", policy_sha256: str | None, roster_sha256: str | None) -> None:
@@ -126,10 +127,10 @@ def _accept(begin: "Start", policy_sha256: str | None, roster_sha256: str | None
 
     acceptance = Acceptance.of(HolderPolicy.load(begin.policy_path))
     known = accepted_roster(begin.policy_path)
-    _say(f"policy {begin.policy_path}")
-    _say(f"  SHA-256 {acceptance.policy_sha256}")
-    _say(f"roster of {len(known.roster.members)} members, {len(known.unconfirmed)} of them not confirmed by you")
-    _say(f"  SHA-256 {acceptance.roster_sha256}")
+    tell(f"policy {begin.policy_path}")
+    tell(f"  SHA-256 {acceptance.policy_sha256}")
+    tell(f"roster of {len(known.roster.members)} members, {len(known.unconfirmed)} of them not confirmed by you")
+    tell(f"  SHA-256 {acceptance.roster_sha256}")
     if acceptance.check_told(policy_sha256, roster_sha256) or acceptance.is_known(begin.folder):
         acceptance.keep(begin.folder)
         return
@@ -169,7 +170,3 @@ def _tell(found: "HolderStatus") -> None:
 
 def _folder(home: Path | None) -> Path:
     return home_folder(home) / "client"
-
-
-def _say(line: str) -> None:
-    typer.echo(line, err=True)

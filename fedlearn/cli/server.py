@@ -13,6 +13,7 @@ from fedlearn.cli.options import AsJson, Home, Overrides
 from fedlearn.cli.statements import guarantee_lines, percent
 from fedlearn.errors import ConfigError, RunFailedError
 from fedlearn.home import home_folder
+from fedlearn.logs import tell
 
 if TYPE_CHECKING:
     from fedlearn.deployment.federation import Federation
@@ -133,6 +134,9 @@ def start(
     detach: Annotated[
         bool, typer.Option("--detach", help="Go on in the background; fedlearn server stop ends it.")
     ] = False,
+    metrics_port: Annotated[
+        int | None, typer.Option(help="A port of 127.0.0.1 where Prometheus finds counts at /metrics.")
+    ] = None,
     home: Home = None,
 ) -> None:
     """Serve: Flower's SuperLink over TLS, joining while anybody is awaited, and whatever runs are not finished."""
@@ -140,10 +144,10 @@ def start(
 
     server = _load(home)
     if detach:
-        process = serving.start_in_background(server)
+        process = serving.start_in_background(server, metrics_port=metrics_port)
         typer.echo(f"serving as process {process}; what it says stands in {serving.log_path(server)}")
     else:
-        serving.serve(server, lambda sentence: typer.echo(sentence, err=True))
+        serving.serve(server, tell, metrics_port=metrics_port)
 
 
 @app.command("stop")

@@ -3,6 +3,7 @@
 While a service runs it holds the lock of a file, and its process id stands in it: a dead one holds nothing.
 """
 
+import json
 import os
 import signal
 import subprocess
@@ -16,6 +17,7 @@ from typing import Final
 
 from fedlearn.durable import is_locked, locked
 from fedlearn.errors import ConfigError, RunFailedError
+from fedlearn.logs import LOG_VARIABLE
 
 __all__ = ["EndedEarlyError", "only_one", "process_of", "start_in_background", "stop", "until_told"]
 
@@ -79,13 +81,14 @@ def start_in_background(
             stdin=subprocess.DEVNULL,
             stdout=said,
             stderr=said,
+            env={**os.environ, LOG_VARIABLE: "json"},
             start_new_session=True,
         )
     deadline = time.monotonic() + seconds
     while time.monotonic() < deadline:
         if (code := process.poll()) is not None:
             lines = log.read_bytes()[began:].decode("utf-8", "replace").splitlines()
-            raise EndedEarlyError(lines[-1].removeprefix("fedlearn: ") if lines else f"the {party} did not start", code)
+            raise EndedEarlyError(_last_sentence(lines) or f"the {party} did not start", code)
         if is_up(process.pid):
             return process.pid
         time.sleep(_POLL_SECONDS)
@@ -109,6 +112,14 @@ def stop(lock: Path, *, seconds: float, otherwise: str) -> None:
         if time.monotonic() > deadline:
             raise RunFailedError(f"process {process} does not end; end it with kill -9 {process}")
         time.sleep(_POLL_SECONDS)
+
+
+def _last_sentence(lines: Sequence[str]) -> str:
+    """What a log says last."""
+    try:
+        return str(json.loads(lines[-1])["message"]) if lines else ""
+    except (ValueError, KeyError, TypeError):
+        return lines[-1]
 
 
 def _written_in(lock: Path) -> int | None:

@@ -1,4 +1,4 @@
-"""The processes of a holder: started, heard, started again when they end, and ended in order."""
+"""The processes of a service: started, heard, started again when they end, and ended in order."""
 
 import json
 import logging
@@ -12,12 +12,11 @@ from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import IO, Final
 
 from fedlearn.flower.process_tree import descendants
-from fedlearn.logs import without_secrets
+from fedlearn.logs import line_of, without_secrets
 from fedlearn.pulse import PULSE, Silence
 
 __all__ = ["BackOff", "Part"]
@@ -62,7 +61,8 @@ class BackOff:
 class Part:
     """One process with its log, a line a JSON object: its own lines, or others wrapped.
 
-    `silence` is how long it has given no sign of life (`fedlearn.pulse`); its start is one.
+    It runs in `folder`, by default this process's. `silence` is how long it has given no sign of life
+    (`fedlearn.pulse`); its start is one.
     `user` is {"user": ..., "group": ..., "extra_groups": ...} as `subprocess.Popen` takes them; empty for this user.
     """
 
@@ -72,6 +72,7 @@ class Part:
     log_file: Path
     user: Mapping[str, object] = field(default_factory=dict)
     back_off: BackOff = field(default_factory=BackOff)
+    folder: Path | None = None
     silence: Silence = field(default_factory=Silence)
     process: "subprocess.Popen[bytes] | None" = None
     started: float = 0.0
@@ -89,6 +90,7 @@ class Part:
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             env=dict(self.environment),
+            cwd=self.folder,
             start_new_session=True,
             **self.user,
         )
@@ -107,13 +109,12 @@ class Part:
         return time.monotonic() - self.started
 
     def end(self) -> None:
-        """SIGTERM, then what closing its standard input and SIGKILL do; to what is left below it, SIGKILL.
+        """SIGTERM, then what closing its standard input and SIGKILL do, to it and all below it.
 
         One that is stopped is woken first, so that it too can end in order.
         """
         if self.process is None:
             return
-        below = descendants(self.process.pid)
         for number in (signal.SIGTERM, signal.SIGCONT):
             with suppress(ProcessLookupError):
                 self.process.send_signal(number)
@@ -124,9 +125,11 @@ class Part:
             self.process.stdin.close()
         with suppress(subprocess.TimeoutExpired):
             self.process.wait(2.0)
-        for process in (self.process.pid, *below):
-            with suppress(ProcessLookupError):
-                os.kill(process, signal.SIGKILL)
+        if self.process.poll() is None:  # nor will anything below it end by itself
+            for process in descendants(self.process.pid):
+                with suppress(ProcessLookupError):
+                    os.kill(process, signal.SIGKILL)
+            self.process.kill()
         self.process.wait()
 
     def _listen(self, said: IO[bytes]) -> None:
@@ -149,5 +152,4 @@ def _as_json(name: str, line: str) -> str:
             return line
     except ValueError:
         pass
-    now = datetime.now(UTC).isoformat(timespec="milliseconds")
-    return json.dumps({"time": now, "level": "info", "logger": name, "message": line})
+    return line_of(name, line)

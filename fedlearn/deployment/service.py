@@ -9,11 +9,10 @@ Everything it must remember is in files (`Federation`, `Runs`, run folders): aft
 """
 
 import contextlib
-import subprocess
+import os
 import sys
 import threading
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
@@ -22,6 +21,8 @@ from fedlearn.crypto.certificates import node_key_bytes
 from fedlearn.deployment.background import only_one, process_of
 from fedlearn.deployment.federation import Federation
 from fedlearn.deployment.join_endpoint import JoinEndpoint, listen
+from fedlearn.deployment.monitoring import MetricsEndpoint, exposition, rounds_after
+from fedlearn.deployment.parts import Part
 from fedlearn.deployment.runs import BookedRun, Facts, RunKeeper, Runs, Step
 from fedlearn.deployment.server_home import ServerHome
 from fedlearn.deployment.superlink_process import SuperLinkProcess
@@ -30,6 +31,7 @@ from fedlearn.flower.control import Control
 from fedlearn.flower.failure import FAILURE_FILE, forget_failure
 from fedlearn.flower.process_tree import adopt_orphans
 from fedlearn.flower.sign_of_life import is_worked_on, last_sign
+from fedlearn.logs import Tell
 
 __all__ = ["Service", "served_already", "service_lock", "service_process"]
 
@@ -37,20 +39,22 @@ _TICK_SECONDS: Final = 0.5
 _NODES_SECONDS: Final = 5.0
 _LONGEST_PAUSE: Final = 30.0
 
-Tell = Callable[[str], None]
-
 
 class Service:
-    """The coordinator of one home; `tell` is given a sentence whenever an operator would want one."""
+    """The coordinator of one home; `tell` is given a sentence whenever an operator would want one.
 
-    def __init__(self, home: ServerHome, tell: Tell) -> None:
-        self._home, self._tell = home, tell
+    With a `metrics_port` the loopback has counts for Prometheus there, in plain text.
+    """
+
+    def __init__(self, home: ServerHome, tell: Tell, *, metrics_port: int | None = None) -> None:
+        self._home, self._tell, self._metrics_port = home, tell, metrics_port
         self._federation, self._runs = Federation(home.database_path), Runs(home.database_path)
         self._superlink = SuperLinkProcess(home)
         self._endpoint: JoinEndpoint | None = None
         self._control: Control | None = None
         self._keeper, self._kept, self._rounds = RunKeeper(), "", 0
-        self._conclusion: subprocess.Popen[bytes] | None = None
+        self._told_rounds, self._online, self._restarts = 0, -1, 0
+        self._conclusion: Part | None = None
         self._certificate = b""
         self._last_trouble = ""
         self._pause, self._next_start, self._next_nodes = 1.0, 0.0, 0.0
@@ -69,13 +73,26 @@ class Service:
             for port in (self._home.port, self._home.join_port):
                 listen(self._home.host, port).close()
             adopt_orphans()
+            metrics = MetricsEndpoint(self._metrics_port, self._exposition) if self._metrics_port else None
             try:
                 self._start_superlink()
                 self._tell(f"SuperLink at {self._home.superlink_address}")
                 while not stop.wait(_TICK_SECONDS):
                     self._tick()
             finally:
+                if metrics is not None:
+                    metrics.close()
                 self._close()
+
+    def _exposition(self) -> str:
+        return exposition(
+            self._home,
+            self._runs.all(),
+            members=len(self._federation.in_roster()),
+            online=max(0, self._online),
+            superlink_up=self._superlink.is_alive,
+            superlink_restarts=self._restarts,
+        )
 
     def _tick(self) -> None:
         try:
@@ -111,12 +128,13 @@ class Service:
         self._keeper.interrupted()
 
     def _look_after_superlink(self) -> None:
-        now = time.monotonic()
-        if self._superlink.is_alive or now < self._next_start:
+        now, stuck = time.monotonic(), self._superlink.is_stuck
+        if (self._superlink.is_alive and not stuck) or now < self._next_start:
             return
-        self._tell("Flower's SuperLink is gone; starting it again")
+        self._tell(f"Flower's SuperLink {'does not answer' if stuck else 'is gone'}; starting it again")
         self._stop_superlink()
         self._next_start, self._pause = now + self._pause, min(2 * self._pause, _LONGEST_PAUSE)
+        self._restarts += 1
         self._start_superlink()
 
     def _look_after_certificate(self) -> None:
@@ -148,31 +166,42 @@ class Service:
         members = [member.applicant for member in self._federation.in_roster() if member.applicant]
         wanted = {node_key_bytes(applicant.node_key) for applicant in members}
         known = {node.key: node for node in self._control.nodes() if node.is_registered}
+        self._superlink.heard()
         for key in wanted - set(known):
             self._control.register(key)
         for key in set(known) - wanted:
             self._control.unregister(known[key].node_id)
             self._tell("a node was taken out of Flower")
         self._pause = 1.0
+        self._tell_online(sum(node.is_online for key, node in known.items() if key in wanted), len(wanted))
+
+    def _tell_online(self, online: int, nodes: int) -> None:
+        if online != self._online:
+            self._tell(f"{online} of {nodes} nodes are online", online=online, nodes=nodes)
+        self._online = online
 
     def _look_after_run(self) -> None:
         run = self._runs.turn()
         if run is None:
             return
         if run.id != self._kept:
-            self._keeper, self._kept = RunKeeper(), run.id
+            self._keeper, self._kept, self._told_rounds = RunKeeper(), run.id, 0
             self._rounds = load_run(self._home.folder / "runs" / run.id / "config.toml").run.rounds
         folder = RunFolder(self._home.folder / "runs" / run.id)
+        for done in rounds_after(folder, self._told_rounds):
+            self._told_rounds = done["round"]
+            self._tell(f"run {run.id}: round {done['round']} of {self._rounds} is done", run=run.id, **done)
         if run.to_stop:
             self._end_in_flower(run)
             self._runs.end(run.id, "stopped")
-            self._tell(f"run {run.id} is stopped")
+            self._tell(f"run {run.id} is stopped", run=run.id)
             return
         self._do(self._keeper.decide(_facts(folder, self._rounds)), run, folder)
 
     def _do(self, step: Step, run: BookedRun, folder: RunFolder) -> None:
         if step is Step.RESTART:
-            self._tell(f"run {run.id} gives no sign of life; starting Flower's SuperLink again")
+            self._tell(f"run {run.id} gives no sign of life; starting Flower's SuperLink again", run=run.id)
+            self._restarts += 1
             self._stop_superlink()
             self._start_superlink()
         if step in (Step.RESTART, Step.SUBMIT):
@@ -182,7 +211,7 @@ class Service:
         elif step is Step.FINISHED:
             self._end_in_flower(run)
             self._runs.end(run.id, "finished")
-            self._tell(f"run {run.id} is finished: {folder.path}")
+            self._tell(f"run {run.id} is finished: {folder.path}", run=run.id)
         elif step is Step.FAILED:
             self._fail(run, str(folder.lines(FAILURE_FILE)[0].get("sentence", "")))
         elif step is Step.GIVE_UP:
@@ -195,7 +224,7 @@ class Service:
         self._keeper.submitted(time.time())
         number = self._control.submit(folder.file("config.toml"))
         self._runs.submitted(run.id, number)
-        self._tell(f"run {run.id} {'goes on' if run.number else 'begins'}")
+        self._tell(f"run {run.id} {'goes on' if run.number else 'begins'}", run=run.id)
 
     def _end_in_flower(self, run: BookedRun) -> None:
         """What Flower still believes to go on must not get in the way of what does."""
@@ -205,22 +234,28 @@ class Service:
                     self._control.stop(run.number)
 
     def _conclude(self, run: BookedRun, folder: RunFolder) -> None:
+        log = self._home.folder / "conclusion.log"
         if self._conclusion is None:
-            files = [str(folder.path), str(self._home.identity_path)]
-            command = [sys.executable, "-P", "-m", "fedlearn.conclusion", *files]
-            with (self._home.folder / "conclusion.log").open("ab") as log:
-                self._conclusion = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log)  # noqa: S603
-            return
-        code = self._conclusion.poll()
-        if code is not None:
+            command = [
+                sys.executable,
+                "-P",
+                "-m",
+                "fedlearn.conclusion",
+                str(folder.path),
+                str(self._home.identity_path),
+            ]
+            self._conclusion = Part("conclusion", command, dict(os.environ), log)
+            self._conclusion.start()
+        elif not self._conclusion.is_alive:
+            code = self._conclusion.process.returncode if self._conclusion.process else None
             self._conclusion = None
             if code:
-                self._fail(run, f"its report cannot be written; see {self._home.folder / 'conclusion.log'}")
+                self._fail(run, f"its report cannot be written; see {log}")
 
     def _fail(self, run: BookedRun, reason: str) -> None:
         self._end_in_flower(run)
         self._runs.end(run.id, "failed", reason)
-        self._tell(f"run {run.id} failed: {reason}")
+        self._tell(f"run {run.id} failed: {reason}", run=run.id)
 
     def _close(self) -> None:
         self._close_endpoint()

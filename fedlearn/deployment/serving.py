@@ -1,7 +1,6 @@
 """Starting and stopping the service, in this process or in one of its own."""
 
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
@@ -10,6 +9,7 @@ from fedlearn.deployment.server_home import ServerHome
 from fedlearn.deployment.service import Service, served_already, service_lock, service_process
 from fedlearn.errors import ConfigError
 from fedlearn.flower.programs import listens
+from fedlearn.logs import Tell
 
 __all__ = ["await_endpoint", "log_path", "serve", "start_in_background", "stop"]
 
@@ -24,19 +24,19 @@ def log_path(home: ServerHome) -> Path:
     return home.folder / "server.log"
 
 
-def serve(home: ServerHome, tell: Callable[[str], None]) -> None:
-    """Serve until SIGTERM or SIGINT.
+def serve(home: ServerHome, tell: Tell, *, metrics_port: int | None = None) -> None:
+    """Serve until SIGTERM or SIGINT; with a `metrics_port`, with counts for Prometheus there.
 
     Raises:
         ConfigError, RunFailedError: as `Service.run`.
     """
     ended = background.until_told()
-    Service(home, tell).run(ended)
+    Service(home, tell, metrics_port=metrics_port).run(ended)
     tell("stopped")
 
 
-def start_in_background(home: ServerHome) -> int:
-    """Serve in a process of its own; gives its id once it serves.
+def start_in_background(home: ServerHome, *, metrics_port: int | None = None) -> int:
+    """The same in a process of its own; gives its id once it serves.
 
     Raises:
         ConfigError: a home is served already.
@@ -44,8 +44,9 @@ def start_in_background(home: ServerHome) -> int:
     """
     if (holder := service_process(home)) is not None:
         raise ConfigError(served_already(home, holder))
+    metrics = [] if metrics_port is None else ["--metrics-port", str(metrics_port)]
     return background.start_in_background(
-        ["server", "start", "--home", str(home.folder.parent)],
+        ["server", "start", "--home", str(home.folder.parent), *metrics],
         log_path(home),
         is_up=lambda process: service_process(home) == process and listens(home.port, home.local_host),
         seconds=_START_SECONDS,

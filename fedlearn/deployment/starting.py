@@ -10,7 +10,6 @@ import os
 import pwd
 import sys
 import tomllib
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Literal
@@ -28,6 +27,7 @@ from fedlearn.errors import ConfigError, RefusedError, RunFailedError
 from fedlearn.flower.node_app import SOCKET_KEY
 from fedlearn.flower.programs import flower_environment, free_port
 from fedlearn.holder_policy import HolderPolicy
+from fedlearn.logs import Tell
 
 __all__ = ["Acceptance", "Start", "holder_process", "run", "start_in_background", "stop"]
 
@@ -132,7 +132,7 @@ class Start:
         Users.find()
 
 
-def run(start: Start, tell: Callable[[str], None]) -> None:
+def run(start: Start, tell: Tell) -> None:
     """Supervise the parts until SIGTERM or SIGINT.
 
     Raises:

@@ -24,6 +24,7 @@ from fedlearn.deployment.parts import Part
 from fedlearn.durable import write_whole
 from fedlearn.errors import ConfigError, FedlearnError, RefusedError, RunFailedError
 from fedlearn.flower.process_tree import adopt_orphans, end_descendants
+from fedlearn.logs import Tell
 
 __all__ = ["STATE_FILE", "Supervisor", "why_node_ended"]
 
@@ -76,7 +77,7 @@ class Supervisor:
         node: Part | None,
         agent_answers: Callable[[], bool],
         address: str,
-        tell: Callable[[str], None],
+        tell: Tell,
     ) -> None:
         self._folder, self._agent, self._node = folder, agent, node
         self._agent_answers, self._address, self._tell = agent_answers, address, tell
@@ -164,12 +165,11 @@ class Supervisor:
         if why is None:
             why = why_node_ended(part.lines, code) if part is self._node else f"it ended with code {code}"
         self._problem[part.name] = why
-        _log.warning("the %s has ended (code %s): %s; it is started again", part.name, code, why)
         # A lease that must lapse first is no failure: a minute of it is nothing to tell.
         sentence = f"the {part.name}: {why}; it is tried again"
         if (part is not self._node or part.back_off.is_failure or part.lived > 5) and sentence != self._last_told:
             self._last_told = sentence
-            self._tell(sentence)
+            self._tell(sentence, part=part.name)
 
     def _check_clock(self, *, first: bool) -> None:
         if not self._node:

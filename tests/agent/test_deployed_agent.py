@@ -45,6 +45,8 @@ SESSION = "0123456789abcdef" * 2
 class Federation:
     """Four deployed agents and a coordinator played by hand; it keeps what it sent and got."""
 
+    source = Source("digits", None)
+
     def __init__(self, folder: Path, changes: Mapping[str, str] | None = None, *overrides: str) -> None:
         self.roster = small_roster()
         paths = [write_policy(folder / str(member), dict(changes or {}), self.roster, member) for member in range(4)]
@@ -57,8 +59,7 @@ class Federation:
         return Frame(stage, session, number, attempt, body).to_bytes()
 
     def run(self, number: int = 1, attempt: int = 0, session: str = SESSION) -> Summed:
-        like = Source("digits", None).blank(self.config)
-        model = start_model(self.config, like, search=[])
+        model = start_model(self.config, self.source.blank(self.config), search=[])
         layout = layout_of(model)
         plan = plan_for(self.config, dimension=layout.dimension, population_size=4)
 

@@ -1,0 +1,54 @@
+"""What stands in an agent's log after rounds over records that cannot be read: nothing of them, and no secret."""
+
+import io
+import json
+import logging
+from pathlib import Path
+
+import pytest
+
+from fedlearn.agent.source import Source
+from fedlearn.logs import log_as_json
+from tests.agent.test_deployed_agent import Federation
+from tests.holder_files import key
+
+TABLE = (
+    "data.dataset=csv",
+    "data.label=ill",
+    'data.classes=[["no"], ["yes"]]',
+    "data.columns.age={low=0, high=100}",
+)
+
+
+class OfTables(Federation):
+    source = Source("csv", Path("never-opened.csv"))
+
+
+@pytest.fixture
+def log():
+    root = logging.getLogger()
+    before = root.handlers[:], root.level
+    stream = io.StringIO()
+    log_as_json(stream, level=logging.DEBUG)
+    yield stream
+    root.handlers[:] = before[0]
+    root.setLevel(before[1])
+
+
+def test_neither_records_nor_keys_stand_in_a_log_of_anything(tmp_path, log):
+    for member in range(4):
+        (tmp_path / str(member)).mkdir()
+        rows = "41,yes\n52,no\n" + ("patient-4711,no\n" if member == 0 else "")
+        (tmp_path / str(member) / "records.csv").write_text(f"age,ill\n{rows}")
+    parties = OfTables(tmp_path, {"source": '"records.csv"'}, *TABLE)
+    summed = parties.run()
+    assert summed.survivors == 4, "whoever cannot read its records sends zeros and noise"
+    for agent in parties.agents:
+        agent.handle(0, "masked", b"patient-4711")
+        agent.handle(0, "unmask", parties.frame("unmask", b"patient-4711"))
+    parties.close()
+    text = log.getvalue()
+    lines = [json.loads(line) for line in text.splitlines()]
+    assert any(line.get("exception") == "DataError" for line in lines), "the holder is told that something is wrong"
+    assert not [line for line in lines if "4711" in json.dumps(line)]
+    assert not [m for m in range(4) if key(m).public.hex() in text or (bytes([100 + m]) * 32).hex() in text]
