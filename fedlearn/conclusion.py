@@ -17,7 +17,7 @@ from fedlearn.attesting import attestations_in
 from fedlearn.certificate.attestation import Attestation
 from fedlearn.certificate.build import Evidence, certify
 from fedlearn.checkpoint import Progress, RunFolder, load_run
-from fedlearn.crypto.key_files import read_secret
+from fedlearn.crypto.key_files import read_signing_key
 from fedlearn.crypto.signatures import SigningKey
 from fedlearn.errors import FedlearnError, RunFailedError
 from fedlearn.flower.public_data import PublicData
@@ -214,7 +214,7 @@ def main(folder: Path, key_file: Path) -> int:
     try:
         population = len(run.roster().members)
         data = PublicData.load(load_run(run.file("config.toml")), population_size=population)
-        noise, key = MECHANISMS[data.config.privacy.mode].noise_by, SigningKey(read_secret(key_file))
+        noise, key = MECHANISMS[data.config.privacy.mode].noise_by, read_signing_key(key_file)
         conclude(run, data, engine=DEPLOYED, noise=noise, key=key)
     except FedlearnError as error:
         _log.error("%s", one_line(str(error)))

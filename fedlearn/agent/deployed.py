@@ -28,7 +28,7 @@ from fedlearn.agent.secrecy import close_to_others
 from fedlearn.agent.socket import AgentServer, is_answering, other_user, same_user
 from fedlearn.agent.source import Source, model_dimension, start_model
 from fedlearn.config import RunConfig
-from fedlearn.crypto.key_files import read_secret
+from fedlearn.crypto.key_files import read_signing_key
 from fedlearn.crypto.signatures import SigningKey
 from fedlearn.durable import write_whole
 from fedlearn.errors import ConfigError, FedlearnError, ProtocolError, RefusedError
@@ -231,10 +231,7 @@ def read_identity(policy: HolderPolicy) -> SigningKey:
         RefusedError: the roster has another key for this holder.
     """
     path = policy.key_path
-    seed = read_secret(path)
-    if len(seed) != 32:
-        raise ConfigError(f"{path}: {len(seed)} bytes; expected the 32 of an Ed25519 key")
-    key = SigningKey(seed)
+    key = read_signing_key(path)
     if policy.own_entry(policy.roster).key != key.public:
         raise RefusedError(
             f"{policy.roster_path}: its key of {policy.holder.client_id} is not that of {path}: "

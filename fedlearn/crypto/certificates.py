@@ -8,6 +8,7 @@ import ipaddress
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import Final, Self
 
 from cryptography import x509
@@ -44,6 +45,20 @@ class Certificate:
         except ValueError:
             raise ConfigError("not a certificate in PEM form") from None
         return cls(pem)
+
+    @classmethod
+    def read(cls, path: Path) -> Self:
+        """The first certificate in a file.
+
+        Raises:
+            ConfigError: it cannot be read, or there is none.
+        """
+        try:
+            return cls.of(path.read_bytes())
+        except OSError as error:
+            raise ConfigError(f"{path}: cannot be read: {error.strerror}") from None
+        except ConfigError as error:
+            raise ConfigError(f"{path}: {error}; restore it from a backup") from None
 
     @property
     def fingerprint(self) -> bytes:
@@ -110,11 +125,9 @@ class Authority:
         """A fresh key and a certificate for a server of these host names and addresses.
 
         Raises:
-            ConfigError: a name that no certificate can have.
+            ConfigError: a name that no certificate can have, or a key of the authority that is none.
         """
-        key = ec.generate_private_key(ec.SECP256R1())
-        authority_key = serialization.load_pem_private_key(self.pair.key_pem, None)
-        assert isinstance(authority_key, ec.EllipticCurvePrivateKey)
+        key, authority_key = ec.generate_private_key(ec.SECP256R1()), self._key()
         subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "fedlearn coordinator")])
         issuer = x509.load_pem_x509_certificate(self.certificate.pem).subject
         builder = _builder(subject, issuer, key.public_key(), days)
@@ -127,6 +140,15 @@ class Authority:
         identifier = x509.AuthorityKeyIdentifier.from_issuer_public_key(authority_key.public_key())
         builder = builder.add_extension(identifier, critical=False)
         return KeyPair(_private_pem(key), _signed(builder, authority_key))
+
+    def _key(self) -> ec.EllipticCurvePrivateKey:
+        try:
+            key = serialization.load_pem_private_key(self.pair.key_pem, None)
+        except (ValueError, TypeError, UnsupportedAlgorithm):
+            key = None
+        if not isinstance(key, ec.EllipticCurvePrivateKey):
+            raise ConfigError("the authority's key is not a private key in PEM form; restore ca.key from a backup")
+        return key
 
 
 def new_node_key() -> bytes:

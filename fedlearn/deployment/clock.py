@@ -8,6 +8,7 @@ from email.utils import parsedate_to_datetime
 from pathlib import Path
 from typing import Final
 
+from fedlearn.crypto.certificates import Certificate
 from fedlearn.errors import ConfigError
 
 __all__ = ["check_offset", "offset_to"]
@@ -23,9 +24,12 @@ def offset_to(address: str, authority: Path, clock: Callable[[], float] = time.t
     """Seconds that this clock is ahead of the coordinator's, to about half a second; None where nobody answers.
 
     `address` is the SuperLink's "host:port", `authority` the certificate that its own must be signed with.
+
+    Raises:
+        ConfigError: there is no such certificate.
     """
     host, _, port = address.rpartition(":")
-    context = ssl.create_default_context(cafile=str(authority))
+    context = ssl.create_default_context(cadata=Certificate.read(authority).pem.decode("ascii", "replace"))
     connection = http.client.HTTPSConnection(host.strip("[]"), int(port), timeout=_SECONDS, context=context)
     try:
         before = clock()

@@ -18,7 +18,7 @@ from typing import Any, Final, Self
 import tomli_w
 
 from fedlearn.crypto.certificates import Certificate, new_node_key, node_public_key
-from fedlearn.crypto.key_files import read_secret
+from fedlearn.crypto.key_files import read_secret, read_signing_key
 from fedlearn.crypto.signatures import SigningKey
 from fedlearn.deployment.invitation import (
     NO_NONCE,
@@ -87,12 +87,12 @@ class Joined:
     @property
     def identity(self) -> SigningKey:
         """This holder's long-term key."""
-        return SigningKey(read_secret(self.folder / "identity.key"))
+        return read_signing_key(self.folder / "identity.key")
 
     @property
     def authority(self) -> Certificate:
         """The authority that every server of this federation must show."""
-        return Certificate.of((self.folder / "ca.crt").read_bytes())
+        return Certificate.read(self.folder / "ca.crt")
 
 
 def join(home: Path, code_text: str, *, contact: str = "", policy: Path | None = None) -> Joined:
@@ -101,7 +101,8 @@ def join(home: Path, code_text: str, *, contact: str = "", policy: Path | None =
     `policy` is a policy file to begin with, by default the shipped example; its client id is made this holder's.
 
     Guarantees:
-        to a server whose authority is not the code's nothing is sent but a request for that authority;
+        to a server whose authority is not the code's nothing is sent but a request for that authority, and nothing is
+            written for it;
         the secret of the code leaves in no form from which it could be had.
 
     Raises:
@@ -109,10 +110,10 @@ def join(home: Path, code_text: str, *, contact: str = "", policy: Path | None =
         RefusedError: another authority, or the code is not accepted.
         RunFailedError: nobody answers.
     """
-    code = Code.from_text(code_text)
-    folder = _prepared(home, policy)
-    applicant, identity = _applicant(folder, contact)
+    code, template = Code.from_text(code_text), _template(home, contact, policy)
     authority = fetch_authority(code.address, code.pin)
+    folder = _prepared(home, template)
+    applicant, identity = _applicant(folder, contact)
     client = JoinClient(code.address, authority)
     answer = client.join(lambda nonce: _signed(code, applicant, identity, nonce))
     return _keep(folder, applicant, answer, authority, code)
@@ -125,7 +126,7 @@ def write_request(home: Path, code_text: str, file: Path, *, contact: str = "", 
         ConfigError: as `join`, or the file cannot be written.
     """
     code = Code.from_text(code_text)
-    folder = _prepared(home, policy)
+    folder = _prepared(home, _template(home, contact, policy))
     applicant, identity = _applicant(folder, contact)
     fields = {"format": REQUEST_FORMAT, **_signed(code, applicant, identity, NO_NONCE)}
     _write(folder / "code", code.to_text().encode(), mode=0o600)  # the answer is checked with it
@@ -196,12 +197,24 @@ def fetch_roster(home: Path) -> tuple[Path, Roster] | None:
     return path, roster
 
 
-def _prepared(home: Path, policy: Path | None) -> Path:
-    """The holder's folder with keys and a policy; what is there already stays."""
+def _template(home: Path, contact: str, policy: Path | None) -> bytes:
+    """A policy to begin with, for a new client id; all else that a person may have got wrong is checked first."""
     folder = home / "client"
     if (folder / "server.toml").exists():
         joined = Joined.load(home)
         raise ConfigError(f"{folder}: {joined.name} has joined already; another holder needs another --home")
+    if not contact.isprintable():
+        raise ConfigError("--contact: expected printable signs, such as a telephone number")
+    place = policy or shipped_root() / "clients" / "client.example.toml"
+    try:
+        return with_holder_value(place.read_bytes(), "client_id", secrets.token_hex(16), place=place)
+    except OSError as error:
+        raise ConfigError(f"{place}: {error.strerror}; nothing was joined") from None
+
+
+def _prepared(home: Path, template: bytes) -> Path:
+    """The holder's folder with keys and a policy; what is there already stays."""
+    folder = home / "client"
     try:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         folder.chmod(0o700)
@@ -210,9 +223,7 @@ def _prepared(home: Path, policy: Path | None) -> Path:
         if not (folder / "node.key").exists():
             write_whole(folder / "node.key", new_node_key(), mode=0o600)
         if not (folder / "client.toml").exists():
-            template = policy or shipped_root() / "clients" / "client.example.toml"
-            content = with_holder_value(template.read_bytes(), "client_id", secrets.token_hex(16), place=template)
-            write_whole(folder / "client.toml", content, mode=0o600)
+            write_whole(folder / "client.toml", template, mode=0o600)
     except OSError as error:
         raise ConfigError(f"{error.filename}: {error.strerror}; nothing was joined") from None
     return folder
@@ -220,9 +231,7 @@ def _prepared(home: Path, policy: Path | None) -> Path:
 
 def _applicant(folder: Path, contact: str) -> tuple[Applicant, SigningKey]:
     """Who joins, by the files in its folder."""
-    if not contact.isprintable():
-        raise ConfigError("--contact: expected printable signs, such as a telephone number")
-    identity = SigningKey(read_secret(folder / "identity.key"))
+    identity = read_signing_key(folder / "identity.key")
     node_key = node_public_key(read_secret(folder / "node.key"))
     path = folder / "client.toml"
     try:

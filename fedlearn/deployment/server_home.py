@@ -2,19 +2,20 @@
 
 import ipaddress
 import os
+import re
 import secrets
 import shutil
 import socket
 import tomllib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final, Self
+from typing import Any, Final, Self
 
 import tomli_w
 
 from fedlearn.crypto.certificates import Authority, Certificate, KeyPair
-from fedlearn.crypto.key_files import read_secret
+from fedlearn.crypto.key_files import read_secret, read_signing_key
 from fedlearn.crypto.signatures import SigningKey
 from fedlearn.deployment.invitation import PIN_BYTES
 from fedlearn.durable import write_whole
@@ -93,10 +94,10 @@ class ServerHome:
             raise ConfigError(f"{path}: cannot be read: {error.strerror}") from None
         except (tomllib.TOMLDecodeError, UnicodeDecodeError):
             values = {}
-        if set(values) != _FIELDS or values["format"] != _FORMAT:
+        if not _is_whole(values):
             raise ConfigError(f"{path}: expected the file that fedlearn server init writes; restore it from a backup")
-        ports = int(values["port"]), int(values["join_port"])
-        home_ = cls(folder, values["address"], values["host"], *ports, bytes.fromhex(values["coordinator_id"]))
+        ports, coordinator_id = (values["port"], values["join_port"]), bytes.fromhex(values["coordinator_id"])
+        home_ = cls(folder, values["address"], values["host"], *ports, coordinator_id)
         for name in ("ca.key", "server.key", "identity.key"):
             read_secret(folder / name)
         return home_
@@ -104,7 +105,7 @@ class ServerHome:
     @property
     def authority(self) -> Authority:
         """Its certificate authority."""
-        return Authority(KeyPair(read_secret(self.folder / "ca.key"), Certificate.of(self._read("ca.crt"))))
+        return Authority(KeyPair(read_secret(self.folder / "ca.key"), Certificate.read(self.authority_path)))
 
     @property
     def pin(self) -> bytes:
@@ -124,7 +125,7 @@ class ServerHome:
     @property
     def certificate(self) -> Certificate:
         """The server's certificate."""
-        return Certificate.of(self._read("server.crt"))
+        return Certificate.read(self.certificate_path)
 
     @property
     def key_path(self) -> Path:
@@ -139,7 +140,7 @@ class ServerHome:
     @property
     def identity(self) -> SigningKey:
         """The coordinator's key in the roster: it signs certificates of runs."""
-        return SigningKey(read_secret(self.identity_path))
+        return read_signing_key(self.identity_path)
 
     @property
     def entry(self) -> RosterEntry:
@@ -192,12 +193,6 @@ class ServerHome:
         write_whole(self.folder / f"{name}.key", pair.key_pem, mode=0o600)
         write_whole(self.folder / f"{name}.crt", pair.certificate.pem, mode=0o644)
 
-    def _read(self, name: str) -> bytes:
-        try:
-            return (self.folder / name).read_bytes()
-        except OSError as error:
-            raise ConfigError(f"{self.folder / name}: cannot be read: {error.strerror}") from None
-
     def _to_toml(self) -> bytes:
         values = {
             "format": _FORMAT,
@@ -208,6 +203,15 @@ class ServerHome:
             "coordinator_id": self.coordinator_id.hex(),
         }
         return tomli_w.dumps(values).encode()
+
+
+def _is_whole(values: Mapping[str, Any]) -> bool:
+    """Whether these are what `server.toml` holds, each in its form."""
+    if set(values) != _FIELDS or values["format"] != _FORMAT:
+        return False
+    texts = all(isinstance(values[name], str) for name in ("address", "host", "coordinator_id"))
+    ports = all(type(values[name]) is int for name in ("port", "join_port"))
+    return texts and ports and re.fullmatch("[0-9a-f]{32}", values["coordinator_id"]) is not None
 
 
 def _check_ports(port: int, join_port: int) -> None:
