@@ -55,6 +55,7 @@ class Premises:
     population_size: int
     device: str
     keep_model: KeepModel = lambda *_: None  # the final one of a session
+    same_user: bool = False  # the coordinator's code runs as the user who owns records and key
     step_noise: StepNoise = discrete_gaussian  # a simulation may have a faster one (privacy.md 1.5)
     # Coins and noise on one stream, keys and shares on another: masked or not, the same noise is drawn in a test.
     entropy: Entropy = field(default_factory=lambda: stream_entropy(os.urandom), repr=False)

@@ -77,7 +77,7 @@ class DeployedAgent:
     """
 
     def __init__(self, policy_path: Path, *, same_user: bool = False) -> None:
-        """`same_user`: the coordinator's code runs as this user too, of which every round is reminded."""
+        """`same_user`: the coordinator's code runs as this user too; rounds are reminded of it, certificates say so."""
         self._same_user = same_user
         self._policy = HolderPolicy.load(policy_path)
         self._roster = self._policy.roster
@@ -181,6 +181,7 @@ class DeployedAgent:
             population_size=len(self._roster.members),
             device=self._device,
             keep_model=self._keep_model,
+            same_user=self._same_user,
         )
         return MaskedAgent(holder, self._member, self._roster, premises)
 

@@ -152,6 +152,7 @@ class MaskedAgent:
             entries=state.entries,
             unconfirmed=self.premises.policy.unconfirmed,
             unconfirmed_members=self.premises.policy.unconfirmed_members,
+            same_user=self.premises.same_user,
         ).to_reply()
 
     def _agree(self, session: _Session, config: bytes) -> Terms:

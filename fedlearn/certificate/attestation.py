@@ -4,21 +4,22 @@ It says what this holder booked for the session, and which model it was shown; n
 """
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
 from fedlearn.crypto.signatures import SIGNATURE_BYTES, SigningKey, verify
 from fedlearn.errors import ProtocolError
 
-__all__ = ["ATTEST", "ATTEST_REPLY_BYTES", "Attestation", "Attested", "dataset_tag"]
+__all__ = ["ATTEST", "ATTEST_REPLY_BYTES", "Attestation", "Attested", "dataset_tag", "unseparated"]
 
 ATTEST: Final = 5  # the number of this stage in envelopes
 
 _TAG_LABEL: Final = b"fedlearn/dataset-tag/v1"
 _LARGEST: Final = (1 << 32) - 1
-_NUMBERS: Final = ("entries", "releases", "unconfirmed", "unconfirmed_members")
-ATTEST_REPLY_BYTES: Final = 16 + 4 * len(_NUMBERS) + 32 + SIGNATURE_BYTES
+_NUMBERS: Final = ("entries", "releases", "unconfirmed", "unconfirmed_members", "same_user")
+_HEAD_START: Final = 16 + 4 * len(_NUMBERS)
+ATTEST_REPLY_BYTES: Final = _HEAD_START + 32 + SIGNATURE_BYTES
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -46,7 +47,8 @@ class Attestation:
     """One holder's entry in a certificate.
 
     `entries` and `ledger_head` are of this session's rows alone. `unconfirmed` roster members this holder has compared
-    with nobody, and its policy accepts `unconfirmed_members` of them.
+    with nobody, and its policy accepts `unconfirmed_members` of them. `same_user`: its agent and its node, where the
+    coordinator's code is, ran as one user; false in a simulation, which has no node.
     """
 
     client_id: bytes
@@ -57,6 +59,7 @@ class Attestation:
     releases: int
     unconfirmed: int
     unconfirmed_members: int
+    same_user: bool
     key: bytes
     signature: bytes
 
@@ -71,6 +74,7 @@ class Attestation:
         entries: int,
         unconfirmed: int = 0,
         unconfirmed_members: int = 0,
+        same_user: bool = False,
     ) -> "Attestation":
         """The holder's attestation."""
         return cls(
@@ -82,6 +86,7 @@ class Attestation:
             releases=attested.releases,
             unconfirmed=unconfirmed,
             unconfirmed_members=unconfirmed_members,
+            same_user=same_user,
             key=key.public,
             signature=key.sign("attest", attested.to_bytes()),
         )
@@ -101,7 +106,7 @@ class Attestation:
         return verify(self.key, self.signature, purpose="attest", message=attested.to_bytes())
 
     def to_reply(self) -> bytes:
-        """dataset_tag | u32 each entries, releases, unconfirmed, unconfirmed_members | head | signature: 128 bytes."""
+        """dataset_tag | u32 each of the five numbers (same_user: 0 or 1) | ledger head | signature: 132 bytes."""
         numbers = b"".join(min(getattr(self, name), _LARGEST).to_bytes(4, "big") for name in _NUMBERS)
         return self.dataset_tag + numbers + self.ledger_head + self.signature
 
@@ -110,18 +115,21 @@ class Attestation:
         """What the member of the roster with this id and key replied; not yet checked (`holds`).
 
         Raises:
-            ProtocolError: another length.
+            ProtocolError: another length, or a `same_user` that is neither 0 nor 1.
         """
         if len(reply) != ATTEST_REPLY_BYTES:
             raise ProtocolError(f"an attestation of {len(reply)} bytes; expected {ATTEST_REPLY_BYTES}")
         numbers = {name: int.from_bytes(reply[16 + 4 * k : 20 + 4 * k], "big") for k, name in enumerate(_NUMBERS)}
+        if (same_user := numbers.pop("same_user")) > 1:
+            raise ProtocolError(f"an attestation whose same_user is {same_user}; expected 0 or 1")
         return cls(
             client_id=client_id,
             dataset_tag=reply[:16],
             config_hash=config_hash,
-            ledger_head=reply[32:64],
+            ledger_head=reply[_HEAD_START : _HEAD_START + 32],
+            same_user=bool(same_user),
             key=key,
-            signature=reply[64:],
+            signature=reply[_HEAD_START + 32 :],
             **numbers,
         )
 
@@ -140,3 +148,14 @@ class Attestation:
 def dataset_tag(session: bytes, dataset_id: str) -> bytes:
     """16 bytes by which a holder finds its entry again; another in each session, but a name may be guessed from it."""
     return hashlib.sha256(_TAG_LABEL + session + dataset_id.encode()).digest()[:16]
+
+
+def unseparated(attestations: Iterable[Attestation]) -> str | None:
+    """What a certificate has to say is not protected at these holders; None where all keep two users."""
+    count = sum(attestation.same_user for attestation in attestations)
+    if not count:
+        return None
+    return (
+        f"records and keys of {count} data holder{'s' * (count > 1)} from the coordinator's code, which ran there "
+        "as the user who owns them (--same-user)"
+    )

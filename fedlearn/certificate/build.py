@@ -9,7 +9,7 @@ from typing import Any, Literal
 from safetensors.numpy import load
 
 from fedlearn.canonical import floats_as_text
-from fedlearn.certificate.attestation import Attestation, Attested
+from fedlearn.certificate.attestation import Attestation, Attested, unseparated
 from fedlearn.certificate.figures import guarantees_of, noise_of, request_of
 from fedlearn.certificate.form import TYPE, encode
 from fedlearn.crypto.signatures import SigningKey
@@ -113,7 +113,7 @@ def certify(evidence: Evidence, key: SigningKey) -> bytes:
             "attestations": [attestation.as_dict() for attestation in evidence.attestations],
         },
         "secure_aggregation": _secure_aggregation(evidence, request),
-        "unprotected": list(evidence.unprotected),
+        "unprotected": [*evidence.unprotected, *filter(None, [unseparated(evidence.attestations)])],
         "audit": [floats_as_text(audit) for audit in evidence.audits],
         "scores": _scores(evidence),
         "versions": dict(evidence.versions),

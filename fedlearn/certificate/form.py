@@ -187,6 +187,7 @@ _CERTIFICATE: Final[Mapping[str, Any]] = {
                 "releases": int,
                 "unconfirmed": int,
                 "unconfirmed_members": int,
+                "same_user": bool,
                 "key": _KEY,
                 "signature": _SIGNATURE,
             }

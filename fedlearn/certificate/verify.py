@@ -11,7 +11,7 @@ from typing import Any, Final
 
 from safetensors import SafetensorError
 
-from fedlearn.certificate.attestation import Attestation
+from fedlearn.certificate.attestation import Attestation, unseparated
 from fedlearn.certificate.build import NO_ROSTER, model_bytes_of
 from fedlearn.certificate.figures import booked_event, guarantees_of, noise_of, request_of
 from fedlearn.certificate.form import MalformedError, is_signed, number_of, parse
@@ -251,7 +251,10 @@ def _ledger(content: Mapping[str, Any], _: bytes) -> str:
     coordinator = bytes.fromhex(content["coordinator"]["key"])
     keys = {entry.key for entry in attestations} | {coordinator}
     _require(len(keys) == len(attestations) + 1, "one key attests for two parties")
-    return f"{len(attestations)} data holders attest what they booked"
+    shared = unseparated(attestations)
+    _require(shared is None or shared in content["unprotected"], "--same-user of a data holder is not disclosed")
+    shown = f"; NOT PROTECTED: {shared}" if shared else ""
+    return f"{len(attestations)} data holders attest what they booked{shown}"
 
 
 def _one_ledger(content: Mapping[str, Any], attestations: Sequence[Attestation]) -> str:

@@ -11,6 +11,7 @@ from fedlearn.attesting import attestations_in, collect_attestations
 from fedlearn.certificate.attestation import ATTEST, ATTEST_REPLY_BYTES, Attestation, dataset_tag
 from fedlearn.checkpoint import RunFolder
 from fedlearn.crypto.signatures import verify
+from fedlearn.errors import ProtocolError
 from fedlearn.layout import write_model
 from fedlearn.secagg.aggregator import Aggregator
 from fedlearn.secagg.messages import Envelope, Stage
@@ -75,7 +76,7 @@ def test_a_holder_signs_what_it_booked_and_the_model_it_hashed_itself(federation
     assert told.dataset_tag == dataset_tag(bytes.fromhex(SESSION), "client-3")
     model_hash = hashlib.sha256(federation.party.model).digest()
     signed = bytes.fromhex(SESSION) + config_hash + federation.roster.sha256 + model_hash + bytes([0, 0, 0, 1])
-    assert len(reply) == ATTEST_REPLY_BYTES == 128
+    assert len(reply) == ATTEST_REPLY_BYTES == 132
     assert verify(entry.key, told.signature, purpose="attest", message=signed + state.head)
 
 
@@ -130,9 +131,26 @@ def test_the_coordinator_keeps_those_that_hold_and_asks_the_others_again(federat
         )
         return attestations_in(folder)
 
-    away = {2: b"", 5: bytes(192), 7: federation.attest(8)}  # nothing, garbage, and another member's reply
+    away = {2: b"", 5: bytes(196), 7: federation.attest(8)}  # nothing, garbage, and another member's reply
     assert len(collect(lambda member, reply: away.get(member, reply))) == 7
     known = collect(lambda member, reply: reply)
     assert asked == [list(range(10)), [2, 5, 7]]
     assert [entry.client_id for entry in known] == sorted(federation.ids)
     assert {entry.releases for entry in known} == {1}
+
+
+def test_whether_code_of_the_coordinator_runs_as_the_holder_is_one_or_zero_and_attested(federation):
+    federation.play()
+    entry = federation.roster.members[0]
+    reply = federation.opened(federation.attest())
+    known = {"client_id": entry.client_id, "key": entry.key, "config_hash": bytes(32)}
+    assert not Attestation.from_reply(reply, **known).same_user
+    for number, said in ((1, True), (2, None), (1 << 31, None)):
+        changed = reply[:32] + number.to_bytes(4, "big") + reply[36:]
+        if said is None:
+            with pytest.raises(ProtocolError, match="expected 0 or 1"):
+                Attestation.from_reply(changed, **known)
+        else:
+            told = Attestation.from_reply(changed, **known)
+            assert told.same_user is said
+            assert told.to_reply() == changed

@@ -43,14 +43,14 @@ SESSION = "0123456789abcdef" * 2
 
 
 class Federation:
-    """Four deployed agents and a coordinator played by hand; it keeps what it sent and got."""
+    """Four deployed agents and a coordinator played by hand; it keeps what it sent and got. Dora has one user."""
 
     source = Source("digits", None)
 
     def __init__(self, folder: Path, changes: Mapping[str, str] | None = None, *overrides: str) -> None:
         self.roster = small_roster()
         paths = [write_policy(folder / str(member), dict(changes or {}), self.roster, member) for member in range(4)]
-        self.agents = [DeployedAgent(path) for path in paths]
+        self.agents = [DeployedAgent(path, same_user=path is paths[3]) for path in paths]
         self.config = RunConfig.load("digits", [*FOUR, *overrides])
         self.sent: dict[str, Mapping[int, bytes]] = {}
         self.got: dict[str, dict[int, bytes]] = {}
@@ -317,6 +317,9 @@ def test_the_final_model_is_kept_as_it_was_signed_for_and_no_other(federation, t
     agent, kept = parties.agents[0], tmp_path / "0" / MODELS_FOLDER / f"{SESSION}.safetensors"
     shown = write_model(weights.astype(np.float64), layout)
     assert not agent.handle(0, "attest", parties.frame("attest", shown, 2)).startswith(REFUSAL)
+    for member, same_user in ((1, 0), (3, 1)):
+        reply = parties.agents[member].handle(0, "attest", parties.frame("attest", shown, 2))
+        assert int.from_bytes(reply[32:36], "big") == same_user
     tensors = load(kept.read_bytes())
     assert set(tensors) == set(layout.names)
     np.testing.assert_array_equal(np.concatenate([tensors[name].ravel() for name in layout.names]), weights)

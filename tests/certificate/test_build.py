@@ -11,6 +11,7 @@ from fedlearn.agent.simulated import coordinator_key, load_simulated_data
 from fedlearn.certificate.attestation import Attestation
 from fedlearn.certificate.build import Evidence, certify
 from fedlearn.certificate.figures import booked_event, guarantees_of, request_of
+from fedlearn.certificate.form import encode
 from fedlearn.certificate.verify import verify_certificate
 from fedlearn.checkpoint import RunFolder
 from fedlearn.crypto.signatures import SigningKey
@@ -296,6 +297,29 @@ def test_a_deployment_is_signed_by_every_holder_that_attests(deployed):
 def test_an_attestation_that_is_not_its_holders_is_refused(deployed, forge, noticed):
     evidence, roster = deployed
     assert _failed(replace(evidence, attestations=forge(evidence)), roster)[0] == noticed
+
+
+def test_who_let_the_coordinators_code_run_as_the_owner_of_its_records_is_counted_in_the_certificate(deployed):
+    evidence, roster = deployed
+    shared = [replace(entry, same_user=entry is not evidence.attestations[0]) for entry in evidence.attestations]
+    certificate = certify(replace(evidence, attestations=shared), KEYS[0])
+    told = json.loads(certificate)
+    assert [entry["same_user"] for entry in told["ledger"]["attestations"]] == [False, True, True]
+    (sentence,) = [line for line in told["unprotected"] if "--same-user" in line]
+    assert sentence.startswith("records and keys of 2 data holders from the coordinator's code")
+    verification = verify_certificate(certificate, evidence.model_file, roster)
+    assert verification.passed
+    assert sentence in next(check.detail for check in verification.checks if check.name == "ledger")
+    assert not [line for line in json.loads(certify(evidence, KEYS[0]))["unprotected"] if "--same-user" in line]
+
+
+def test_a_certificate_that_hides_it_is_refused(deployed):
+    evidence, roster = deployed
+    shared = [replace(entry, same_user=True) for entry in evidence.attestations]
+    content = json.loads(certify(replace(evidence, attestations=shared), KEYS[0]))
+    content["unprotected"] = [line for line in content["unprotected"] if "--same-user" not in line]
+    verification = verify_certificate(encode(content, KEYS[0]), evidence.model_file, roster)
+    assert {check.name for check in verification.checks if not check.passed} == {"ledger"}
 
 
 def _another_model(evidence):

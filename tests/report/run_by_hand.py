@@ -227,6 +227,7 @@ def _attestation(releases: int) -> dict[str, Any]:
         "releases": releases,
         "unconfirmed": 0,
         "unconfirmed_members": 0,
+        "same_user": False,
         "key": "06" * 32,
         "signature": "07" * 64,
     }
