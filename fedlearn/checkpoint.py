@@ -5,7 +5,7 @@ run.lock ledger.db ledger.db.count certificate.json; deployed: attestations.json
 """
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
@@ -111,9 +111,9 @@ class RunFolder:
         text = (self.path / name).read_text(encoding="utf-8")
         return [json.loads(line) for line in text.splitlines(keepends=True) if line.endswith("\n")]
 
-    def keep_lines_until(self, name: str, round_number: int) -> None:
-        """Drop lines of rounds after `round_number`: they were written, but the checkpoint does not know them."""
-        kept = [line for line in self.lines(name) if line["round"] <= round_number]
+    def keep_lines(self, name: str, keep: Callable[[dict[str, Any]], bool]) -> None:
+        """Drop whole lines that are not to be kept, and what a crash left of an unfinished one."""
+        kept = [line for line in self.lines(name) if keep(line)]
         self.write(name, "".join(json.dumps(line, sort_keys=True) + "\n" for line in kept).encode())
 
     def roster(self) -> Roster:

@@ -314,24 +314,25 @@ def _settle_interrupted_attempt(coordinator: Coordinator) -> None:
 
     If the crash came after the server drew its noise, the round is finished with that very sum.
     """
-    progress = coordinator.progress
-    coordinator.folder.keep_lines_until("metrics.jsonl", progress.round)
+    progress, folder = coordinator.progress, coordinator.folder
+    interrupted = (progress.round + 1, progress.attempt)
+    folder.keep_lines("metrics.jsonl", lambda line: line["round"] <= progress.round)
     # Every event counts; only a line that the crash left unfinished goes, before the next one is added to it.
-    coordinator.folder.keep_lines_until("events.jsonl", progress.round + 1)
+    folder.keep_lines("events.jsonl", lambda line: line["round"] <= progress.round + 1)
     if not progress.asking:
         coordinator.save(progress.next_attempt())
         return
-    booked = [(line["round"], line["attempt"]) for line in coordinator.folder.lines("events.jsonl")]
-    known = (progress.round + 1, progress.attempt) in booked
-    noised = coordinator.folder.noised_sum()
+    booked = [line for line in folder.lines("events.jsonl") if (line["round"], line["attempt"]) == interrupted]
+    noised = folder.noised_sum()
     if noised is not None and progress.asked is not None and progress.survivors is not None:
-        if not known:
+        if not booked:
             _book(coordinator, asked=progress.asked, survivors=progress.survivors, transcript=progress.transcript)
         started = time.perf_counter()
         _finish(coordinator, noised, asked=progress.asked, survivors=progress.survivors, started=started)
         return
-    if not known:
-        _book(coordinator, asked=coordinator.config.secure_aggregation.planned_cohort)
+    # A sum that was booked and went with the process moved no model: its attempt is one that was aborted.
+    folder.keep_lines("events.jsonl", lambda line: (line["round"], line["attempt"]) != interrupted)
+    _book(coordinator, asked=booked[0]["asked"] if booked else coordinator.config.secure_aggregation.planned_cohort)
     _use_spare_round(coordinator, None)
 
 

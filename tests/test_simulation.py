@@ -10,6 +10,7 @@ import pytest
 import torch
 
 import fedlearn
+from fedlearn.certificate.verify import verify_certificate
 from fedlearn.checkpoint import RunFolder
 from fedlearn.errors import ConfigError, RunFailedError
 from fedlearn.simulation import resume
@@ -150,6 +151,26 @@ def test_an_attempt_that_a_crash_interrupted_is_spent_and_uses_a_spare_round(loa
     ]
     whole = fedlearn.simulate(config, output=tmp_path / "whole")
     assert result.guarantees[0].epsilon > whole.guarantees[0].epsilon
+
+
+def test_a_sum_that_was_booked_and_lost_in_a_crash_counts_and_is_not_the_rounds(load_digits, tmp_path, monkeypatch):
+    folder, append = RunFolder(tmp_path / "run"), RunFolder.append
+
+    def crash(self, name, line):
+        if name == "metrics.jsonl":
+            raise OSError("power cut")
+        append(self, name, line)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(RunFolder, "append", crash)  # the process dies after the sum is booked
+        with pytest.raises(OSError, match="power cut"):
+            fedlearn.simulate(load_digits("run.rounds=2", "run.spare_rounds=2"), output=folder.path)
+    assert not folder.lines("events.jsonl")[0]["aborted"]
+    resume(folder.path)
+    events = [(line["round"], line["attempt"], line["aborted"]) for line in folder.lines("events.jsonl")]
+    assert events == [(1, 0, True), (1, 1, False), (2, 0, False)]
+    certificate, model = (folder.file(name).read_bytes() for name in ("certificate.json", "model.safetensors"))
+    assert verify_certificate(certificate, model).passed
 
 
 def test_a_finished_run_resumes_to_the_same_result(load_digits, tmp_path):

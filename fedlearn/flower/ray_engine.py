@@ -38,7 +38,7 @@ def run_on_ray(folder: RunFolder, data: SimulatedData, on_round: OnRound | None)
     forget_failure(folder)
     stored = folder.load_checkpoint()
     told = stored[0].round if stored else 0
-    folder.keep_lines_until("metrics.jsonl", told)
+    folder.keep_lines("metrics.jsonl", lambda line: line["round"] <= told)
     rounds = data.config.run.rounds
     if _finished(folder, rounds):
         return

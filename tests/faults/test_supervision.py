@@ -255,7 +255,7 @@ def test_f7_a_node_that_exits_with_0_is_started_again_and_told_of_once(tmp_path)
     wait_for(lambda: runs_of(tmp_path / "node.jsonl") >= 3)
     assert runs_of(tmp_path / "agent.jsonl") == 1
     state = json.loads((tmp_path / STATE_FILE).read_text())
-    assert "401" not in json.dumps(state)
+    assert "401" not in json.dumps(state["parts"])
     supervised.end()
     assert not (tmp_path / STATE_FILE).exists()
 
