@@ -65,9 +65,12 @@ def accept_roster(
 ) -> None:
     """Accept the roster FILE: check its hash, keep it, pin it in the policy, note whose keys were compared."""
     from fedlearn.deployment import roster_acceptance
+    from fedlearn.deployment.users import acting_as_owner
 
     path = _policy_path(policy_file, home)
-    _tell_roster(roster_acceptance.accept_roster(path, file, sha256=sha256, confirmed=confirmed or []))
+    with acting_as_owner(path.parent):
+        accepted = roster_acceptance.accept_roster(path, file, sha256=sha256, confirmed=confirmed or [])
+    _tell_roster(accepted)
     typer.echo(f"accepted; {path} pins it")
 
 

@@ -36,11 +36,13 @@ def start(
     It stays in the foreground. Without an answer, or the two hashes, nothing runs.
     """
     from fedlearn.deployment import starting
+    from fedlearn.deployment.users import acting_as_owner
 
     begin = starting.Start(_folder(home), same_user, _part(only))
     begin.check_users()
     if only != "node":
-        _accept(begin, accept_policy, accept_roster)
+        with acting_as_owner(begin.folder):
+            _accept(begin, accept_policy, accept_roster)
     if same_user:
         tell("agent and node run as one user: whoever wrote the coordinator's code could read records and key")
     if detach:
@@ -74,8 +76,10 @@ def pause(
 ) -> None:
     """Take part in no further attempt until --end; one that began goes on."""
     from fedlearn.deployment import holder_status
+    from fedlearn.deployment.users import acting_as_owner
 
-    holder_status.pause(_folder(home), end=end)
+    with acting_as_owner(_folder(home)):
+        holder_status.pause(_folder(home), end=end)
     tell("goes on taking part" if end else "paused: no attempt begins; fedlearn client pause --end goes on")
 
 

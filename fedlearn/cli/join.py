@@ -12,6 +12,7 @@ from fedlearn.home import home_folder
 
 if TYPE_CHECKING:
     from fedlearn.deployment.joining import Joined
+    from fedlearn.deployment.users import Users
 
 __all__ = ["fetch_roster", "join"]
 
@@ -26,6 +27,9 @@ def join(
     ] = None,
     request: Annotated[Path | None, typer.Option(help="Offline: write a request file for the operator.")] = None,
     answer: Annotated[Path | None, typer.Option(help="Offline: the operator's answer to the request.")] = None,
+    system: Annotated[
+        bool, typer.Option("--system", help="As root: make the two users, and give each its part of the home.")
+    ] = False,
     home: Home = None,
 ) -> None:
     """Join a federation by the one-time CODE of its operator: make keys, prove the code, write an example of a policy.
@@ -36,10 +40,11 @@ def join(
     from fedlearn.deployment import joining
 
     place = home_folder(home)
+    users = _users(place) if system else None
     if answer is not None:
         if code or request:
             raise ConfigError("--answer FILE goes without CODE and --request: the code was kept with the request")
-        _tell(joining.accept_answer(place, answer))
+        _keep(place, joining.accept_answer(place, answer), users)
         return
     if code is None:
         raise ConfigError("no code; expected fedlearn client join CODE, with the code that the operator gave you")
@@ -47,7 +52,7 @@ def join(
         joining.write_request(place, code, request, contact=contact, policy=policy)
         typer.echo(f"give {request} to the operator, then take the answer: fedlearn client join --answer FILE")
         return
-    _tell(joining.join(place, code, contact=contact, policy=policy))
+    _keep(place, joining.join(place, code, contact=contact, policy=policy), users)
 
 
 def fetch_roster(
@@ -56,13 +61,17 @@ def fetch_roster(
 ) -> None:
     """Fetch the roster that the coordinator closed last, to be compared and accepted; nothing is accepted by this."""
     from fedlearn.deployment import joining
+    from fedlearn.deployment.users import acting_as_owner
 
     place = home_folder(home)
     deadline = time.monotonic() + wait
-    while (fetched := joining.fetch_roster(place)) is None:
-        if time.monotonic() >= deadline:
-            raise ConfigError("the roster is not closed yet: somebody is missing; try again later, or --wait SECONDS")
-        time.sleep(_POLL_SECONDS)
+    with acting_as_owner(place / "client"):
+        while (fetched := joining.fetch_roster(place)) is None:
+            if time.monotonic() >= deadline:
+                raise ConfigError(
+                    "the roster is not closed yet: somebody is missing; try again later, or --wait SECONDS"
+                )
+            time.sleep(_POLL_SECONDS)
     path, roster = fetched
     for entry in (roster.coordinator, *roster.members):
         typer.echo(f"{entry.fingerprint}  {entry.name}")
@@ -72,6 +81,24 @@ def fetch_roster(
         f"fedlearn client roster accept {path} --sha256 {roster.sha256.hex()} --confirmed NAME",
         err=True,
     )
+
+
+def _users(home: Path) -> "Users":
+    """The two users, who could work in this home."""
+    from fedlearn.deployment.system_home import check_place
+    from fedlearn.deployment.users import make_users
+
+    users = make_users()
+    check_place(home, users)
+    return users
+
+
+def _keep(home: Path, joined: "Joined", users: "Users | None") -> None:
+    if users is not None:
+        from fedlearn.deployment.system_home import lay_out
+
+        lay_out(home, users)
+    _tell(joined)
 
 
 def _tell(joined: "Joined") -> None:

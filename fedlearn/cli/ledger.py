@@ -74,13 +74,15 @@ def confirm(
 
     Both budgets are then spent on the same people, and what they may lose is the sum of both.
     """
+    from fedlearn.deployment.users import acting_as_owner
     from fedlearn.ledger import Ledger
     from fedlearn.ledger.statement import read_statement
 
     path = _path(ledger, home)
-    read_statement(path).account(dataset_id)
-    with closing(Ledger(path)) as opened:
-        opened.confirm(dataset_id)
+    with acting_as_owner(path.parent):
+        read_statement(path).account(dataset_id)
+        with closing(Ledger(path)) as opened:
+            opened.confirm(dataset_id)
     typer.echo(f"data set {dataset_id} is confirmed; what its people may lose is the sum over all its ids")
 
 

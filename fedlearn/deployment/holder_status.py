@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from fedlearn.agent.deployed import MODELS_FOLDER, PAUSED_FILE
-from fedlearn.deployment.starting import holder_process
+from fedlearn.deployment.starting import NODE_FOLDER, holder_process
 from fedlearn.deployment.supervisor import STATE_FILE
 from fedlearn.errors import ConfigError, FedlearnError
 from fedlearn.holder_policy import HolderPolicy
@@ -57,7 +57,7 @@ def read_status(folder: Path) -> HolderStatus:
     return HolderStatus(
         process=holder_process(folder),
         paused=(folder / PAUSED_FILE).exists(),
-        parts=running_parts(folder),
+        parts=running_parts(folder) | running_parts(folder.parent / NODE_FOLDER),
         policy_problem=problem,
         accounts=tuple(read_statement(ledger).accounts) if ledger.exists() else (),
     )
@@ -86,7 +86,8 @@ def leave(folder: Path) -> None:
     if (process := holder_process(folder)) is not None:
         raise ConfigError(f"{folder}: process {process} runs; stop it first: fedlearn client stop")
     for name in _MEMBERSHIP:
-        (folder / name).unlink(missing_ok=True)
+        for place in (folder, folder.parent / NODE_FOLDER):
+            (place / name).unlink(missing_ok=True)
 
 
 def final_model(folder: Path, session: str | None) -> Path:

@@ -32,7 +32,7 @@ from fedlearn.deployment.invitation import (
     verifier_of,
 )
 from fedlearn.deployment.join_client import JoinClient, fetch_authority
-from fedlearn.deployment.policy_file import with_holder_value
+from fedlearn.deployment.policy_file import with_value
 from fedlearn.durable import write_whole
 from fedlearn.errors import ConfigError, RefusedError
 from fedlearn.roster import Roster
@@ -207,7 +207,7 @@ def _template(home: Path, contact: str, policy: Path | None) -> bytes:
         raise ConfigError("--contact: expected printable signs, such as a telephone number")
     place = policy or shipped_root() / "clients" / "client.example.toml"
     try:
-        return with_holder_value(place.read_bytes(), "client_id", secrets.token_hex(16), place=place)
+        return with_value(place.read_bytes(), "holder", "client_id", secrets.token_hex(16), place=place)
     except OSError as error:
         raise ConfigError(f"{place}: {error.strerror}; nothing was joined") from None
 

@@ -63,14 +63,12 @@ class Part:
 
     It runs in `folder`, by default this process's. `silence` is how long it has given no sign of life
     (`fedlearn.pulse`); its start is one.
-    `user` is {"user": ..., "group": ..., "extra_groups": ...} as `subprocess.Popen` takes them; empty for this user.
     """
 
     name: str
     command: Sequence[str]
     environment: Mapping[str, str]
     log_file: Path
-    user: Mapping[str, object] = field(default_factory=dict)
     back_off: BackOff = field(default_factory=BackOff)
     folder: Path | None = None
     silence: Silence = field(default_factory=Silence)
@@ -84,7 +82,7 @@ class Part:
         self.started = time.monotonic()
         self.silence.heard()
         # A session of its own: Ctrl-C in the terminal is for the process that ends it in order.
-        self.process = subprocess.Popen(  # type: ignore[call-overload]  # noqa: S603 (our own modules)
+        self.process = subprocess.Popen(  # noqa: S603 (our own modules)
             list(self.command),
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
@@ -92,7 +90,6 @@ class Part:
             env=dict(self.environment),
             cwd=self.folder,
             start_new_session=True,
-            **self.user,
         )
         assert self.process is not None
         assert self.process.stdout is not None

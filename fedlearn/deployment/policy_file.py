@@ -1,4 +1,4 @@
-"""Changes of a holder's policy that a command makes: one value of `[holder]`, every other byte stays."""
+"""Changes of a holder's policy that a command makes: one value, every other byte stays."""
 
 import re
 import tomllib
@@ -7,23 +7,23 @@ from typing import Any
 
 from fedlearn.errors import ConfigError
 
-__all__ = ["with_holder_value"]
+__all__ = ["with_value"]
 
 
-def with_holder_value(content: bytes, key: str, value: str, *, place: Path) -> bytes:
-    """A policy file's bytes with another text for `key`; comments and order stay.
+def with_value(content: bytes, section: str, key: str, value: str, *, place: Path) -> bytes:
+    """A policy file's bytes with another text for `key` of `section`; comments and order stay.
 
     Raises:
-        ConfigError: it is no TOML, or the key does not stand on a line of its own in [holder].
+        ConfigError: it is no TOML, or the key does not stand on a line of its own in that section.
     """
     pattern = re.compile(rf"""^([ \t]*{key}[ \t]*=[ \t]*)(["'])[^"'\r\n]*\2""", re.MULTILINE)
     try:
         text = content.decode("utf-8")
         expected: dict[str, Any] = tomllib.loads(text)
-        expected["holder"][key] = value
+        expected[section][key] = value
     except (tomllib.TOMLDecodeError, UnicodeDecodeError, KeyError, TypeError):
-        raise ConfigError(f"{place}: expected a policy in TOML with a section [holder]") from None
+        raise ConfigError(f"{place}: expected a policy in TOML with a section [{section}]") from None
     changed = pattern.sub(lambda found: f"{found[1]}{found[2]}{value}{found[2]}", text)
     if tomllib.loads(changed) != expected:
-        raise ConfigError(f'{place}: write {key} = "..." on a line of its own in [holder]')
+        raise ConfigError(f'{place}: write {key} = "..." on a line of its own in [{section}]')
     return changed.encode()

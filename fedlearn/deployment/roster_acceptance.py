@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from fedlearn.deployment.policy_file import with_holder_value
+from fedlearn.deployment.policy_file import with_value
 from fedlearn.durable import write_whole
 from fedlearn.errors import ConfigError, RefusedError
 from fedlearn.holder_policy import HolderPolicy
@@ -83,7 +83,7 @@ def accept_roster(policy_path: Path, file: Path, *, sha256: str, confirmed: Sequ
     roster = Roster.from_bytes(content)
     own = policy.own_entry(roster)
     confirmations = _confirm(roster, policy.confirmations, confirmed)
-    pinned = with_holder_value(policy_path.read_bytes(), "roster_sha256", sha256.lower(), place=policy_path)
+    pinned = with_value(policy_path.read_bytes(), "holder", "roster_sha256", sha256.lower(), place=policy_path)
     try:
         _replace(policy.roster_path, content)
         _replace(policy.confirmations_path, confirmations.to_bytes())

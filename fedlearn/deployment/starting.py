@@ -1,13 +1,12 @@
 """`fedlearn client start`: what the holder accepts is asked once, then the parts run, each under its own user.
 
 Under one user the coordinator's bundle could open the records and the key, whatever the agent's socket forbids. So as
-root the parts drop to `fedlearn-agent` and `fedlearn-node`; everybody else has to say --same-user.
+root the parts run as `fedlearn-agent` and `fedlearn-node`, each with `--only` (`two_users.py`), as systemd units start
+them too; everybody else has to say --same-user.
 """
 
-import grp
 import hashlib
 import os
-import pwd
 import sys
 import tomllib
 from dataclasses import dataclass
@@ -21,7 +20,8 @@ from fedlearn.deployment import background
 from fedlearn.deployment.joining import Joined
 from fedlearn.deployment.parts import Part
 from fedlearn.deployment.supervisor import STATE_FILE, Supervisor
-from fedlearn.deployment.users import AGENT_USER, GROUP, NODE_USER, Users
+from fedlearn.deployment.two_users import run_as_two_users
+from fedlearn.deployment.users import GROUP, Users
 from fedlearn.durable import write_whole
 from fedlearn.errors import ConfigError, RefusedError, RunFailedError
 from fedlearn.flower.node_app import SOCKET_KEY
@@ -29,11 +29,23 @@ from fedlearn.flower.programs import flower_environment, free_port
 from fedlearn.holder_policy import HolderPolicy
 from fedlearn.logs import Tell
 
-__all__ = ["Acceptance", "Start", "holder_process", "run", "start_in_background", "stop"]
+__all__ = [
+    "ADDRESS_KEY",
+    "NODE_FILE",
+    "NODE_FOLDER",
+    "Acceptance",
+    "Start",
+    "holder_process",
+    "run",
+    "start_in_background",
+    "stop",
+]
+
+NODE_FOLDER: Final = "node"  # in a home of two users: the node's own files
+NODE_FILE: Final = "node.toml"  # the node's configuration: the coordinator's code may read it
+ADDRESS_KEY: Final = "superlink"
 
 _ACCEPTED_FILE: Final = "accepted.toml"
-_NODE_FILE: Final = "node.toml"  # the node's configuration: the coordinator's code may read it
-_ADDRESS_KEY: Final = "superlink"
 _STOP_SECONDS: Final = 40.0
 _START_SECONDS: Final = 120.0
 
@@ -99,19 +111,24 @@ class Start:
         return self.folder / "client.toml"
 
     @property
+    def home(self) -> Path:
+        """The party's home."""
+        return self.folder.parent
+
+    @property
     def node_folder(self) -> Path:
         """The node's files: with two users not in the agent's folder, which the node must not enter."""
-        apart = self.folder.parent / "node"
-        return apart if self.two_users or (self.only == "node" and apart.exists()) else self.folder
+        apart = self.home / NODE_FOLDER
+        return apart if self.only == "node" and apart.exists() else self.folder
 
     @property
     def lock_folder(self) -> Path:
         """Where it is noted that this runs."""
-        return self.node_folder if self.only == "node" else self.folder
+        return self.home if self.two_users else self.node_folder if self.only == "node" else self.folder
 
     @property
     def two_users(self) -> bool:
-        """Whether the parts drop to users of their own."""
+        """Whether each part runs as a user of its own."""
         return os.geteuid() == 0 and not self.same_user and self.only is None
 
     def check_users(self) -> None:
@@ -122,6 +139,10 @@ class Start:
         """
         if sys.platform != "linux":
             raise ConfigError("a client runs on Linux alone: elsewhere the agent cannot know its peer's user")
+        if self.only is not None and os.geteuid() == 0 and not self.same_user:
+            raise ConfigError(
+                f"--only {self.only} as root; run it as fedlearn-{self.only}, as its unit does, or leave --only out"
+            )
         if self.same_user or self.only is not None:
             return
         if os.geteuid() != 0:
@@ -141,24 +162,34 @@ def run(start: Start, tell: Tell) -> None:
         RunFailedError: it does not answer.
     """
     start.check_users()
-    ended = background.until_told()
     folder = start.lock_folder
     with background.only_one(
         _lock(folder), otherwise=lambda process: f"{folder}: started already, by process {process}"
     ):
-        log = start.lock_folder / "log"
-        log.mkdir(mode=0o700, exist_ok=True)
-        if start.only != "node":
-            _prepare_node(start, HolderPolicy.load(start.policy_path))
+        if start.two_users:
+            run_as_two_users(start.home, tell)
+        else:
+            _supervise(start, tell)
+
+
+def _supervise(start: Start, tell: Tell) -> None:
+    ended = background.until_told()
+    log = start.lock_folder / "log"
+    log.mkdir(mode=0o700, exist_ok=True)
+    if start.only is None:
+        _prepare_node(start)
+    if start.only == "agent":
+        address, agent_socket = "", HolderPolicy.load(start.policy_path).socket_path
+    else:
         address, agent_socket = _known_to_node(start.node_folder)
-        Supervisor(
-            start.lock_folder,
-            agent=None if start.only == "node" else _agent_part(start, log),
-            node=None if start.only == "agent" else _node_part(start, address, log),
-            agent_answers=lambda: is_answering(agent_socket),
-            address=address,
-            tell=tell,
-        ).run(ended)
+    Supervisor(
+        start.lock_folder,
+        agent=None if start.only == "node" else _agent_part(start, log),
+        node=None if start.only == "agent" else _node_part(start, address, log),
+        agent_answers=lambda: is_answering(agent_socket),
+        address=address,
+        tell=tell,
+    ).run(ended)
     tell("stopped")
 
 
@@ -169,14 +200,17 @@ def start_in_background(start: Start) -> int:
         ConfigError, RefusedError, RunFailedError: as `run`, in the sentence of that process.
     """
     start.check_users()
-    arguments = ["client", "start", "--home", str(start.folder.parent)]
+    arguments = ["client", "start", "--home", str(start.home)]
     arguments += ["--same-user"] if start.same_user else []
     arguments += ["--only", start.only] if start.only else []
     log = start.lock_folder / "log" / "start.log"
     log.parent.mkdir(mode=0o700, exist_ok=True)
 
+    states = [start.folder, start.home / NODE_FOLDER] if start.two_users else [start.lock_folder]
+
     def is_up(process: int) -> bool:
-        return holder_process(start.lock_folder) == process and (start.lock_folder / STATE_FILE).exists()
+        started = all((folder / STATE_FILE).exists() for folder in states)
+        return holder_process(start.lock_folder) == process and started
 
     try:
         return background.start_in_background(arguments, log, is_up=is_up, seconds=_START_SECONDS, party="client")
@@ -191,7 +225,11 @@ def stop(folder: Path) -> None:
         ConfigError: nothing does.
         RunFailedError: it does not end.
     """
-    background.stop(_lock(folder), seconds=_STOP_SECONDS, otherwise=f"{folder}: not started; there is nothing to stop")
+    places = [place for place in (folder.parent, folder, folder.parent / NODE_FOLDER) if holder_process(place)]
+    for place in places or [folder]:
+        if holder_process(place) or not places:
+            otherwise = f"{folder}: not started; there is nothing to stop"
+            background.stop(_lock(place), seconds=_STOP_SECONDS, otherwise=otherwise)
 
 
 def holder_process(folder: Path) -> int | None:
@@ -209,18 +247,18 @@ def _agent_part(start: Start, log: Path) -> Part:
         command.append("--same-user")
     else:
         command += ["--group", GROUP]
-    return Part("agent", command, dict(os.environ), log / "agent.jsonl", user=_user(start, AGENT_USER))
+    return Part("agent", command, dict(os.environ), log / "agent.jsonl")
 
 
 def _known_to_node(folder: Path) -> tuple[str, Path]:
     """The coordinator's address and the agent's socket."""
-    path = folder / _NODE_FILE
+    path = folder / NODE_FILE
     try:
         values = tomllib.loads(path.read_text(encoding="utf-8"))
-        return values[_ADDRESS_KEY], Path(values[SOCKET_KEY])
+        return values[ADDRESS_KEY], Path(values[SOCKET_KEY])
     except (OSError, tomllib.TOMLDecodeError, UnicodeDecodeError, KeyError, TypeError):
         raise ConfigError(
-            f"{path}: cannot be read; fedlearn client start writes it, as root or for the agent"
+            f"{path}: cannot be read; fedlearn client join --system writes it for the user of the node"
         ) from None
 
 
@@ -228,47 +266,14 @@ def _node_part(start: Start, address: str, log: Path) -> Part:
     place = start.node_folder
     command = [sys.executable, "-P", "-m", "fedlearn.flower.supernode", "--superlink", address]
     command += ["--root-certificates", str(place / "ca.crt"), "--auth-supernode-private-key", str(place / "node.key")]
-    command += ["--host", "127.0.0.1", "--port", str(free_port()), "--node-config", str(place / _NODE_FILE)]
+    command += ["--host", "127.0.0.1", "--port", str(free_port()), "--node-config", str(place / NODE_FILE)]
     environment = flower_environment(place / "flwr") | {"FLWR_SUPEREXEC_TASK_POLL_INTERVAL": "0.25"}
-    return Part("node", command, environment, log / "node.jsonl", user=_user(start, NODE_USER))
+    return Part("node", command, environment, log / "node.jsonl")
 
 
-def _prepare_node(start: Start, policy: HolderPolicy) -> None:
-    """The node's folder: its key, the authority, where the coordinator and the agent's socket are."""
-    place = start.node_folder
-    for folder in (place, place / "flwr"):
-        folder.mkdir(mode=0o700, exist_ok=True)
-    known = {_ADDRESS_KEY: Joined.load(start.folder.parent).address, SOCKET_KEY: str(policy.socket_path)}
-    write_whole(place / _NODE_FILE, tomli_w.dumps(known).encode(), mode=0o600)
-    if not start.two_users:
-        return
-    _make_socket_folder(policy.socket_path.parent)
-    for name in ("ca.crt", "node.key"):
-        write_whole(place / name, (start.folder / name).read_bytes(), mode=0o600)
-    owner = pwd.getpwnam(NODE_USER)
-    for path in (place, *place.iterdir()):
-        os.chown(path, owner.pw_uid, owner.pw_gid)
-
-
-def _make_socket_folder(folder: Path) -> None:
-    """A folder that the group alone may enter; one that is there already stays as it is.
-
-    Raises:
-        ConfigError: the node could not enter it.
-    """
-    group = grp.getgrnam(GROUP).gr_gid
-    if not folder.exists():
-        folder.mkdir(mode=0o750, parents=True)
-        os.chown(folder, pwd.getpwnam(AGENT_USER).pw_uid, group)
-    status = folder.stat()
-    if not (status.st_mode & 0o001 or (status.st_mode & 0o010 and status.st_gid == group)):
-        raise ConfigError(
-            f"{folder}: the user {NODE_USER} cannot enter it; let agent.socket of the policy lie in a folder of the "
-            f'group {GROUP}, such as "/run/fedlearn/agent.sock"'
-        )
-
-
-def _user(start: Start, name: str) -> dict[str, object]:
-    if not start.two_users:
-        return {}
-    return {"user": name, "group": pwd.getpwnam(name).pw_gid, "extra_groups": [grp.getgrnam(GROUP).gr_gid]}
+def _prepare_node(start: Start) -> None:
+    """What the node of the same user needs: where the coordinator and the agent's socket are."""
+    policy = HolderPolicy.load(start.policy_path)
+    (start.folder / "flwr").mkdir(mode=0o700, exist_ok=True)
+    known = {ADDRESS_KEY: Joined.load(start.home).address, SOCKET_KEY: str(policy.socket_path)}
+    write_whole(start.folder / NODE_FILE, tomli_w.dumps(known).encode(), mode=0o600)

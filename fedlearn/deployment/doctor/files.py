@@ -8,7 +8,7 @@ from fedlearn.crypto.key_files import read_secret
 from fedlearn.deployment.doctor.check import Check, error, ok
 from fedlearn.errors import ConfigError
 
-__all__ = ["closed_folder", "flower_home", "may", "secret_lines"]
+__all__ = ["closed_folder", "flower_home", "secret_lines"]
 
 
 def secret_lines(paths: Iterable[Path]) -> Iterator[Check]:
@@ -42,16 +42,3 @@ def flower_home(folder: Path) -> Check:
         remedy = f"stop what runs, then remove {home}: it is made anew"
         return error("flower home", f"{home} is not a folder of the user who owns {folder}", remedy)
     return ok("flower home", f"{home} belongs to the owner of {folder.name}/")
-
-
-def may(uid: int, groups: Iterable[int], path: Path, right: int) -> bool:
-    """Whether a user other than root could use an existing path, by its modes: `right` is 4 to read, 1 to enter."""
-    members = set(groups)
-
-    def allows(place: Path, wanted: int) -> bool:
-        status = place.stat()
-        shift = 6 if status.st_uid == uid else 3 if status.st_gid in members else 0
-        return bool(status.st_mode >> shift & wanted)
-
-    real = path.resolve()
-    return all(allows(parent, 1) for parent in real.parents) and allows(real, right)

@@ -7,14 +7,14 @@ from typing import Final
 from fedlearn.agent.deployed import read_identity
 from fedlearn.agent.socket import is_answering
 from fedlearn.deployment.doctor.check import Check, error, looked, ok, warning
-from fedlearn.deployment.doctor.files import closed_folder, flower_home, may, secret_lines
+from fedlearn.deployment.doctor.files import closed_folder, flower_home, secret_lines
 from fedlearn.deployment.doctor.network import date_line, way_lines
 from fedlearn.deployment.doctor.records import records_line
 from fedlearn.deployment.holder_status import running_parts
 from fedlearn.deployment.joining import Joined
 from fedlearn.deployment.policy_check import PolicyCheck, check_policy
-from fedlearn.deployment.starting import holder_process
-from fedlearn.deployment.users import AGENT_USER, NODE_USER, Users
+from fedlearn.deployment.starting import NODE_FOLDER, holder_process
+from fedlearn.deployment.users import AGENT_USER, NODE_USER, Users, may
 from fedlearn.errors import ConfigError, FedlearnError
 from fedlearn.holder_policy import HolderPolicy
 from fedlearn.ledger.statement import read_statement
@@ -158,9 +158,10 @@ def _running(folder: Path, policy: HolderPolicy | None) -> Iterator[Check]:
     if process is None:
         yield ok("running", "not started")
         return
-    for name, part in running_parts(folder).items():
+    parts = running_parts(folder) | running_parts(folder.parent / NODE_FOLDER)
+    for name, part in parts.items():
         if problem := part.get("problem"):
-            yield warning("running", f"the {name}: {problem}", f"see {folder / 'log' / name}.jsonl")
+            yield warning("running", f"the {name}: {problem}", f"see {name}.jsonl in the folder log")
     if policy is not None and not is_answering(policy.socket_path):
         yield error("running", f"process {process} runs, and its agent does not answer", "stop and start it again")
     else:

@@ -1,0 +1,114 @@
+"""What `client join --system` checks before it joins, and to whom it gives what; the users are some that are there."""
+
+import os
+import tempfile
+import tomllib
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import tomli_w
+
+from fedlearn.crypto.certificates import Authority, new_node_key
+from fedlearn.deployment.holder_status import leave
+from fedlearn.deployment.starting import Start
+from fedlearn.deployment.system_home import check_place, lay_out
+from fedlearn.deployment.users import Users, acting_as_owner, make_users, may
+from fedlearn.durable import write_whole
+from fedlearn.errors import ConfigError
+from fedlearn.flower.node_app import SOCKET_KEY
+from fedlearn.holder_policy import HolderPolicy
+from tests.holder_files import client_id, write_policy
+
+as_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root can give files to other users")
+
+
+@pytest.fixture
+def users(monkeypatch: pytest.MonkeyPatch) -> Users:
+    for name, other in (("AGENT_USER", "daemon"), ("NODE_USER", "nobody"), ("GROUP", "nogroup")):
+        monkeypatch.setattr(f"fedlearn.deployment.users.{name}", other)
+    return Users.find()
+
+
+@pytest.fixture
+def home() -> Iterator[Path]:
+    """A home of root's that has joined, where everybody can go."""
+    with tempfile.TemporaryDirectory(prefix="fl-", dir="/tmp") as place:
+        Path(place).chmod(0o755)
+        folder = write_policy(Path(place) / "home" / "client").parent
+        folder.chmod(0o700)
+        (folder / "ca.crt").write_bytes(Authority.new().certificate.pem)
+        write_whole(folder / "node.key", new_node_key(), mode=0o600)
+        joined = {
+            "format": "fedlearn/v1/joined",
+            "name": "Ada",
+            "address": "fl.example.org:8443",
+            "join_address": "fl.example.org:8444",
+            "client_id": client_id(0).hex(),
+        }
+        (folder / "server.toml").write_text(tomli_w.dumps(joined))
+        yield folder.parent
+
+
+@as_root
+def test_each_user_gets_its_part_and_the_socket_lies_where_both_can_go(home, users):
+    lay_out(home, users)
+    agent, node = users.agent.pw_uid, users.node.pw_uid
+    policy = HolderPolicy.read(home / "client" / "client.toml")
+    assert policy.agent.socket == "../door/agent.sock"
+    known = tomllib.loads((home / "node" / "node.toml").read_text())
+    assert known == {"superlink": "fl.example.org:8443", SOCKET_KEY: str(home / "door" / "agent.sock")}
+    assert {path.stat().st_uid for path in (home / "client", *(home / "client").iterdir())} == {agent}
+    assert {path.stat().st_uid for path in (home / "node", *(home / "node").iterdir())} == {node}
+    for path in (home / "client" / "identity.key", home / "client" / "client.toml"):
+        assert may(agent, set(), path, 4)
+        assert not may(node, {users.group}, path, 4)
+    assert may(node, {users.group}, home / "node" / "node.key", 4)
+    assert may(node, {users.group}, home / "door", 1)
+    assert not may(2, set(), home / "door", 1), "nobody else enters"
+
+
+@as_root
+def test_links_that_lie_in_the_nodes_folder_are_not_followed(home, users, tmp_path):
+    lay_out(home, users)
+    (tmp_path / "victim").write_text("root's")
+    (home / "node" / "node.toml").unlink()
+    (home / "node" / "node.toml").symlink_to(tmp_path / "victim")
+    leave(home / "client")
+    assert not (home / "node" / "node.key").exists()
+    assert (tmp_path / "victim").read_text() == "root's"
+    assert (tmp_path / "victim").stat().st_uid == 0
+
+
+@as_root
+def test_what_root_writes_into_a_holders_folder_is_the_holders(home, users):
+    lay_out(home, users)
+    with acting_as_owner(home / "client"):
+        (home / "client" / "paused").touch()
+        with pytest.raises(PermissionError):
+            (home / "node" / "mine").touch()
+    assert (home / "client" / "paused").stat().st_uid == users.agent.pw_uid
+    assert os.geteuid() == 0
+
+
+@as_root
+def test_a_place_where_the_users_cannot_go_or_that_is_not_roots_is_refused_before_anything_is_joined(home, users):
+    home.chmod(0o700)
+    with pytest.raises(ConfigError, match="the user daemon may not enter"):
+        check_place(home / "deeper", users)
+    home.chmod(0o755)
+    os.chown(home, 1, 1)
+    with pytest.raises(ConfigError, match="is not root's"):
+        check_place(home, users)
+
+
+def test_without_root_no_users_are_made(monkeypatch):
+    monkeypatch.setattr(os, "geteuid", lambda: 1000)
+    with pytest.raises(ConfigError, match="root alone"):
+        make_users()
+
+
+def test_one_part_is_not_run_as_root(tmp_path, monkeypatch):
+    monkeypatch.setattr(os, "geteuid", lambda: 0)
+    with pytest.raises(ConfigError, match="run it as fedlearn-node"):
+        Start(tmp_path, same_user=False, only="node").check_users()
