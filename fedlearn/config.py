@@ -36,7 +36,7 @@ __all__ = ["REGISTRY_NAMES", "REQUIRED_KEYS", "ColumnConfig", "RunConfig"]
 # The names of the registries; a test compares them, for the registries live in rooms that load torch or flwr.
 REGISTRY_NAMES: Mapping[str, tuple[str, ...]] = {
     "data.dataset": ("breast-cancer", "csv", "digits", "fashion-mnist", "heart-disease", "parquet"),
-    "data.partition": ("dirichlet", "iid", "natural", "shards"),
+    "data.partition": ("dirichlet", "drawn", "iid", "natural", "shards"),
     "model.name": ("cnn", "linear", "mlp", "scatter-linear"),
     "training.strategy": ("FedAdagrad", "FedAdam", "FedAvg", "FedAvgM", "FedYogi"),
     "privacy.mode": ("client-central", "client-distributed", "none", "record-distributed", "record-local"),
@@ -358,6 +358,23 @@ def _check_mode_has_its_keys(config: RunConfig, place: str) -> None:
     if config.data.partition == "dirichlet" and config.data.alpha is None:
         raise ConfigError(
             f'{place}: data.alpha is missing; partition "dirichlet" needs it: a number > 0, small is uneven'
+        )
+    if config.data.partition == "drawn":
+        _check_drawn(config, place)
+
+
+def _check_drawn(config: RunConfig, place: str) -> None:
+    """Clients that share records are no ground for a guarantee that is about records."""
+    if config.privacy.planned_records is None:
+        raise ConfigError(
+            f'{place}: privacy.planned_records is missing; partition "drawn" needs it: the records of all clients '
+            "together, of which each draws its part"
+        )
+    if config.privacy.mode in ("record-distributed", "record-local"):
+        raise ConfigError(
+            f'{place}: data.partition is "drawn" in mode "{config.privacy.mode}"; a guarantee for records counts on '
+            "each being at one client only, and these clients share records: expected another partition, or a mode "
+            "whose unit is the client"
         )
 
 

@@ -148,6 +148,10 @@ CASES: dict[str, tuple[tuple[str, ...], str]] = {
         simulate("data.partition=dirichlet"),
         r"data\.alpha is missing; .*\"dirichlet\" needs it",
     ),
+    "clients that share records, protecting records": (
+        simulate("data.partition=drawn"),
+        r'data\.partition is "drawn" in mode "record-distributed"; .* these clients share records',
+    ),
     "ray's address without ray": (simulate("runtime.ray_address=auto"), r"ray_address is set; only engine \"ray\""),
     "compile": (simulate("runtime.compile=true"), r"runtime\.compile is true; compiled training is not built yet"),
     "workers": (simulate("runtime.workers=2"), r"runtime\.workers is 2; more processes are not built yet"),

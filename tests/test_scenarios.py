@@ -17,6 +17,7 @@ DIMENSIONS = {
     "fashion_silos": 39700,
     "fashion_silos_local": 39700,
     "heart_hospitals": 60,
+    "million_clients": 650,
 }
 
 

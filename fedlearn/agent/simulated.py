@@ -113,6 +113,7 @@ def load_simulated_data(config: RunConfig, progress: Callable[[int, int], None] 
             client_names=train.client_names,
             population_size=population,
             alpha=config.data.alpha,
+            client_records=(config.privacy.planned_records or 0) // population,
             seed=config.run.seed,
         ),
     )

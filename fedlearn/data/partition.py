@@ -1,6 +1,6 @@
 """Who holds which records in a simulation: a function from client id to record indices, computed when asked.
 
-No list of clients is kept: the state is a permutation of the records, and in `shards` one of the shards, so that a
+No list of clients is kept: the state is a permutation of the records, in `shards` one of the shards, so that a
 million clients cost nothing until they are called.
 """
 
@@ -29,6 +29,8 @@ class _Records:
     client_names: tuple[str, ...]
     population_size: int
     alpha: float | None
+    client_records: int
+    seed: int
     generator: np.random.Generator  # noqa: TID251 - a partition is public and repeatable
 
 
@@ -41,6 +43,7 @@ def make_partition(
     alpha: float | None,
     seed: int,
     client_names: tuple[str, ...] = (),
+    client_records: int = 0,
 ) -> Partition:
     """Divide the records of `labels` (n,) among `population_size` clients.
 
@@ -48,12 +51,14 @@ def make_partition(
     * `dirichlet`: each class is divided in proportions drawn from a symmetric Dirichlet(`alpha`) over the clients.
     * `shards`: the records sorted by label, cut into 2 shards a client (McMahan et al. 2017), two random ones to each.
     * `natural`: client k holds the records with `clients` == k; `population_size` is the number of natural clients.
+    * `drawn`: a made-up population: each client draws `client_records` records of its own, without looking at others,
+      so that clients may share some: no division, and fit only where a client is what is protected.
 
-    Guarantees: the clients' indices are increasing and disjoint, and together are all records; the same seed gives the
-    same partition; a client may be empty, and some are where there are more clients than records.
+    Guarantees: the clients' indices are increasing; but for `drawn` they are disjoint and together are all records; the
+    same seed gives the same partition; a client may be empty, and some are where there are more clients than records.
 
-    Raises ConfigError for an unknown name, a population below 1, a missing or impossible `alpha`, and records
-    without natural clients or with another number of them.
+    Raises ConfigError for an unknown name, a population below 1, a missing or impossible `alpha` or `client_records`,
+    and records without natural clients or with another number of them.
     """
     if name not in PARTITIONS:
         near = get_close_matches(name, PARTITIONS, n=1, cutoff=0.5)
@@ -69,6 +74,8 @@ def make_partition(
             client_names=client_names,
             population_size=population_size,
             alpha=alpha,
+            client_records=client_records,
+            seed=seed,
             generator=generator,
         )
     )
@@ -134,6 +141,22 @@ def _natural(records: _Records) -> Partition:
     return _by_owner(records.clients, known)
 
 
+def _drawn(records: _Records) -> Partition:
+    each, known, population = records.client_records, len(records.labels), records.population_size
+    if not 1 <= each <= known:
+        raise ConfigError(
+            f'partition "drawn" gives each client planned_records / population_size = {each} records; expected 1 to '
+            f"{known}, for so many there are: change privacy.planned_records"
+        )
+
+    def client_records(client: int) -> NDArray[np.int64]:
+        assert 0 <= client < population
+        own = np.random.default_rng([_PARTITION_STREAM, records.seed, client])  # noqa: TID251 - seeded by run.seed
+        return np.sort(own.choice(known, each, replace=False, shuffle=False))
+
+    return client_records
+
+
 def _by_owner(owners: NDArray[np.int64], population: int) -> Partition:
     """The partition in which record i belongs to client owners[i]; the stable sort keeps indices increasing."""
     order = np.argsort(owners, kind="stable")
@@ -152,4 +175,5 @@ PARTITIONS: dict[str, Callable[[_Records], Partition]] = {
     "dirichlet": _dirichlet,
     "shards": _shards,
     "natural": _natural,
+    "drawn": _drawn,
 }

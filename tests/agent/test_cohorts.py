@@ -2,6 +2,7 @@
 
 import json
 import math
+import time
 
 import numpy as np
 import pytest
@@ -125,6 +126,24 @@ def test_a_client_takes_part_as_often_as_it_may_and_a_lost_vector_counts(federat
     with pytest.raises(AttemptFailedError, match="may make 1"):
         federation.total(members=[3, *range(20, 29)], number=3)
     assert len(federation.cohorts.ledger.events()) == 2
+
+
+def test_a_million_clients_are_as_cheap_as_a_thousand_and_leave_what_their_cohorts_did(tmp_path):
+    seconds = {}
+    for population in (1_000, 1_000_000):
+        records = {"data.population_size": population, "privacy.planned_records": 20 * population}
+        config = fedlearn.RunConfig.load("million_clients", {**records, "privacy.max_participations": 32})
+        federation = Federation(config, tmp_path / str(population))
+        federation.total(range(0, 1000, 10))
+        seconds[population] = []
+        for number in range(2, 6):
+            started = time.process_time()
+            summed = federation.total(range(population - 500, population), number=number)
+            seconds[population].append(time.process_time() - started)
+        assert summed.survivors == 500
+        assert federation.cohorts.ledger.verify_chain() == 1 + 5 * 3
+        federation.cohorts.close()
+    assert min(seconds[1_000_000]) < 1.5 * min(seconds[1_000])  # of processor time; on a quiet machine 1.0
 
 
 def test_an_attempt_is_agreed_to_once_and_another_run_is_refused(federate, load_digits):

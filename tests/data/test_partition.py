@@ -8,8 +8,10 @@ from hypothesis import strategies as st
 from fedlearn.data.partition import PARTITIONS, make_partition
 from fedlearn.errors import ConfigError
 
+DIVISIONS = [name for name in PARTITIONS if name != "drawn"]
 
-def partition(name, labels, population_size, *, alpha=0.3, seed=7, clients=None, client_names=()):
+
+def partition(name, labels, population_size, *, alpha=0.3, seed=7, clients=None, client_names=(), client_records=0):
     return make_partition(
         name,
         labels=np.asarray(labels, dtype=np.int64),
@@ -18,6 +20,7 @@ def partition(name, labels, population_size, *, alpha=0.3, seed=7, clients=None,
         alpha=alpha,
         seed=seed,
         client_names=client_names,
+        client_records=client_records,
     )
 
 
@@ -28,7 +31,7 @@ labels_and_clients = st.integers(1, 40).flatmap(
 )
 
 
-@pytest.mark.parametrize("name", list(PARTITIONS))
+@pytest.mark.parametrize("name", DIVISIONS)
 @settings(max_examples=60, deadline=None)
 @given(drawn=labels_and_clients, seed=st.integers(0, 2**32), alpha=st.sampled_from([1e-3, 0.1, 1.0, 1e4]))
 def test_clients_are_disjoint_increasing_and_complete(name, drawn, seed, alpha):
@@ -86,13 +89,31 @@ def test_small_alpha_is_more_uneven_than_large():
 
 
 @pytest.mark.parametrize(
-    ("name", "population", "seconds"), [("iid", 10**6, 1), ("shards", 10**6, 1), ("dirichlet", 10**5, 10)]
+    ("name", "population", "seconds"),
+    [("iid", 10**6, 1), ("shards", 10**6, 1), ("drawn", 10**6, 0.1), ("dirichlet", 10**5, 10)],
 )
 def test_a_million_clients_cost_nothing(name, population, seconds):
     started = time.process_time()
-    parts = partition(name, np.arange(60_000) % 10, population)
+    parts = partition(name, np.arange(60_000) % 10, population, client_records=60)
     parts(population - 1)
     assert time.process_time() - started < seconds
+
+
+def test_drawn_clients_hold_as_many_records_each_and_every_record_is_as_likely():
+    parts = partition("drawn", np.zeros(50), 4000, client_records=5)
+    held = [parts(client) for client in range(4000)]
+    assert all(len(indices) == 5 and np.all(np.diff(indices) > 0) for indices in held)
+    counts = np.bincount(np.concatenate(held), minlength=50)
+    # 49 degrees of freedom: above 109 in one run of 10^6.
+    assert ((counts - 400) ** 2 / 400).sum() < 109
+    np.testing.assert_array_equal(parts(17), partition("drawn", np.zeros(50), 4000, client_records=5)(17))
+    assert len({tuple(indices) for indices in held}) > 3900
+
+
+@pytest.mark.parametrize("client_records", [0, 51])
+def test_drawn_without_a_usable_number_of_records_is_refused(client_records):
+    with pytest.raises(ConfigError, match=r"privacy\.planned_records"):
+        partition("drawn", np.zeros(50), 10, client_records=client_records)
 
 
 @pytest.mark.parametrize("alpha", [None, 0.0, -1.0, float("nan"), float("inf")])
