@@ -39,6 +39,7 @@ bench: install
 	$(BIN)/python simulations/benchmarks/secagg.py --clients 20 --dimension 1000000
 	$(BIN)/python simulations/benchmarks/secagg.py --clients 100 --dimension 100000
 	$(BIN)/python simulations/benchmarks/memory.py
+	$(BIN)/python simulations/benchmarks/latency.py
 
 soak: install
 	FEDLEARN_MUTATIONS=1000000 $(BIN)/python -m pytest tests/attacks/test_mutated_messages.py --timeout 1500

@@ -5,15 +5,17 @@ python -m fedlearn.flower.supernode OPTIONS OF FLOWER-SUPERNODE
 By itself SuperNode stays alive when its main loop, its heartbeat or its SuperExec has ended, offline for ever, and a
 message process that hangs blocks it for every later run. Here each of these ends the process, and so does a process
 below it that is stopped. It gives signs of life (`fedlearn.pulse`) while the coordinator answers its polls, of which it
-makes twelve times as many as by itself. It also ends, and all that it started, when its standard input closes.
+makes twelve times as many as by itself. Its processes for messages are forks (`flower.superexec`). It also ends, and
+all that it started, when its standard input closes.
 """
 
 import os
 import signal
+import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, Final
@@ -46,6 +48,19 @@ class _Hasty:
 
     def __getattr__(self, name: str) -> Any:
         return getattr(time, name)
+
+
+class _Own:
+    """The module `subprocess` as SuperNode sees it: its SuperExec is ours, which forks for a message."""
+
+    @staticmethod
+    def Popen(command: Sequence[str], **options: Any) -> "subprocess.Popen[bytes]":
+        if command[0] == _EXECUTOR.decode():
+            command = [sys.executable, "-P", "-m", "fedlearn.flower.superexec", *command[1:]]
+        return subprocess.Popen(command, **options)  # noqa: S603 (Flower's own programs)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(subprocess, name)
 
 
 class Watch:
@@ -106,7 +121,7 @@ def main() -> None:
     threading.Thread(target=end_with_input, daemon=True).start()
     threading.excepthook = lambda told: _break(f"a thread has ended with {told.exc_type.__name__}")
     watch = Watch(_below, lambda: any(is_stopped(process) for process in descendants(os.getpid())))
-    _shorten_pauses(start_client_internal)
+    _replace_modules(start_client_internal)
     _tell_polls(start_client_internal, watch.polled)
     threading.Thread(target=_look_after, args=(watch,), daemon=True).start()
     give_pulse(watch.is_well)
@@ -121,8 +136,8 @@ def main() -> None:
     _end(BROKEN)
 
 
-def _shorten_pauses(module: Any) -> None:
-    module.time = _Hasty()
+def _replace_modules(module: Any) -> None:
+    module.time, module.subprocess = _Hasty(), _Own()
 
 
 def _tell_polls(module: Any, polled: Callable[[float | None], None]) -> None:
