@@ -1,0 +1,315 @@
+"""Simulation engines against each other, in one run: `make bench-peers`, then
+
+    python simulations/benchmarks/engines.py --workload W2 [--json] [--engines NAME ...] [--rounds 5] [--repeats 3]
+
+W1 100 clients of 600 records, cohorts of 10; W2 1,000 of 60, cohorts of 100; W3 is W2 with DP-SGD, W4 is W2 with a
+guarantee for clients. Each touches 6,000 records of Fashion-MNIST a round (12.8 GFLOP). Engines take turns, each in a
+process of its own; the first round of each is left out, and a figure is the median of all others. Processor seconds are
+those of the engine's whole process tree. Exit 1 where a bar is missed; 2 where something is not installed. A bar on
+seconds of wall time is judged only where the load before was at most 1.
+"""
+
+import argparse
+import importlib.metadata
+import json
+import os
+import platform
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from statistics import median
+
+import numpy as np
+from contestants.clocks import busy_seconds, matmul_peak, tree_megabytes, tree_seconds
+
+from fedlearn.data import load_dataset
+from fedlearn.data.dataset import DataOptions
+from fedlearn.errors import ConfigError
+
+FOLDER = Path(__file__).resolve().parent
+PEERS = FOLDER.parents[1] / ".peers/bin/python"
+GFLOP_A_ROUND = 12.8
+LONGEST_SECONDS = 600  # of one contestant
+SAMPLE_SECONDS = 0.2
+
+
+@dataclass(frozen=True, slots=True)
+class Contestant:
+    """An engine: a module of `contestants`, whose Python runs it, its options, and the workloads that it can do."""
+
+    module: str
+    peer: bool
+    options: tuple[str, ...] = ()
+    workloads: tuple[str, ...] = ("W1", "W2", "W3", "W4")
+
+
+CONTESTANTS: Mapping[str, Contestant] = {
+    "flower-ray": Contestant("flower_ray", peer=True),
+    "flower-on-our-grid": Contestant("flower_grid", peer=False),
+    "pfl": Contestant("pfl_process", peer=True, workloads=("W1", "W2", "W4")),
+    "opacus-hooks": Contestant("opacus_hooks", peer=True, workloads=("W3",)),
+    "eager": Contestant("fedlearn_engine", peer=False, options=("runtime.compile=false",)),
+    "compiled": Contestant("fedlearn_engine", peer=False, options=("runtime.compile=true",)),
+    "two-processes": Contestant(
+        "fedlearn_engine", peer=False, options=("runtime.compile=true", "runtime.workers=2"), workloads=("W2",)
+    ),
+}
+# Ratios that a workload states: its name, whose figure is divided by whose, which figure, and the least it must be.
+RATIOS: Mapping[str, tuple[tuple[str, str, str, str, float | None], ...]] = {
+    "W1": (
+        ("vs_flower_wall", "flower-ray", "compiled", "wall", 1.3),
+        ("vs_flower_cpu", "flower-ray", "compiled", "cpu", None),
+        ("vs_pfl", "pfl", "compiled", "cpu", 2.0),
+        ("vs_pfl_eager", "pfl", "eager", "cpu", None),
+    ),
+    "W2": (
+        ("vs_flower_wall", "flower-ray", "compiled", "wall", 5.0),
+        ("vs_flower_cpu", "flower-ray", "compiled", "cpu", 8.0),
+        ("vs_pfl", "pfl", "compiled", "cpu", 2.5),
+        ("vs_pfl_eager", "pfl", "eager", "cpu", 1.6),
+        ("two_processes_wall", "compiled", "two-processes", "wall", 1.6),
+    ),
+    "W3": (
+        ("vs_flower_wall", "flower-ray", "compiled", "wall", 20.0),
+        ("vs_flower_cpu", "flower-ray", "compiled", "cpu", None),
+        ("vs_opacus_hooks", "opacus-hooks", "compiled", "cpu", 3.0),
+        ("vs_opacus_hooks_eager", "opacus-hooks", "eager", "cpu", None),
+    ),
+    "W4": (
+        ("vs_flower_wall", "flower-ray", "compiled", "wall", None),
+        ("vs_flower_cpu", "flower-ray", "compiled", "cpu", None),
+        ("vs_pfl", "pfl", "compiled", "cpu", None),
+        ("vs_pfl_eager", "pfl", "eager", "cpu", None),
+    ),
+}
+LEAST_SHARE_OF_PEAK = 0.25  # on W2
+MOST_COST_OVER_W2 = 1.1  # of W4
+MOST_MEGABYTES = 600  # eager on W2
+MOST_START_SECONDS = 5.0  # from the process's start to the end of the first round, less one round; eager
+
+
+@dataclass(slots=True)
+class Figures:
+    """What was measured of one engine on one workload."""
+
+    wall: list[float] = field(default_factory=list)  # seconds a round
+    cpu: list[float] = field(default_factory=list)  # processor seconds a round
+    others: list[float] = field(default_factory=list)  # cores that something else kept busy meanwhile
+    start: list[float] = field(default_factory=list)  # seconds from the start of the process to the end of round 1
+    megabytes: float = 0.0
+
+    def as_dict(self) -> dict[str, float]:
+        """Medians, as the table shows them."""
+        return {
+            "wall": round(median(self.wall), 3),
+            "cpu": round(median(self.cpu), 3),
+            "cpu_least": round(min(self.cpu), 3),
+            "first_round_after": round(median(self.start), 1),
+            "peak_mb": round(self.megabytes),
+            "busy_with_others": round(median(self.others), 2),
+        }
+
+
+def main() -> int:
+    """The command."""
+    asked = _arguments()
+    missing = [name for name in asked.engines if CONTESTANTS[name].peer and not PEERS.is_file()]
+    if missing:
+        print(
+            f"{', '.join(missing)}: not installed; run `make bench-peers`, or name others by --engines", file=sys.stderr
+        )
+        return 2
+    load = os.getloadavg()[0]
+    try:
+        results = compete(asked.workload, asked.engines, rounds=asked.rounds, repeats=asked.repeats)
+    except (ConfigError, RuntimeError) as error:
+        print(error, file=sys.stderr)
+        return 2
+    stated = _stated(asked.workload, results, load=load, repeats=asked.repeats, rounds=asked.rounds)
+    _print(stated)
+    if asked.json:
+        print(json.dumps(stated))
+    return 1 if stated["missed"] else 0
+
+
+def compete(workload: str, engines: Sequence[str], *, rounds: int, repeats: int) -> dict[tuple[str, str], Figures]:
+    """(workload, engine) -> figures; W4 is measured beside W2."""
+    pairs = [(w, engine) for w in _with_reference(workload) for engine in engines if _takes_part(w, engine)]
+    results: dict[tuple[str, str], Figures] = {pair: Figures() for pair in pairs}
+    with tempfile.TemporaryDirectory() as folder:
+        _write_records(Path(folder))
+        for turn in range(repeats):
+            for name, engine in pairs:
+                print(f"{name} {engine}, {turn + 1} of {repeats}", file=sys.stderr)
+                _measure(results[name, engine], name, CONTESTANTS[engine], Path(folder), rounds)
+    return results
+
+
+def _with_reference(workload: str) -> list[str]:
+    return ["W2", "W4"] if workload == "W4" else [workload]
+
+
+def _takes_part(workload: str, engine: str) -> bool:
+    return workload in CONTESTANTS[engine].workloads
+
+
+def _write_records(folder: Path) -> None:
+    """The 60,000 records of Fashion-MNIST in a random order, so that every client's part is a random one."""
+    train = load_dataset(DataOptions(dataset="fashion-mnist")).train
+    order = np.random.default_rng(0).permutation(len(train))
+    np.save(folder / "features.npy", train.features[order])
+    np.save(folder / "labels.npy", train.labels[order])
+
+
+def _measure(figures: Figures, workload: str, contestant: Contestant, data: Path, rounds: int) -> None:
+    """One process of a contestant: a first round that is not counted, then `rounds`."""
+    began = time.perf_counter()
+    process = subprocess.Popen(
+        _command(workload, contestant, data, rounds + 1), env=_environment(), cwd=FOLDER, stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    said: list[str] = []
+    threading.Thread(target=lambda: said.extend(process.stderr or []), daemon=True).start()
+    watch = threading.Thread(target=_watch_memory, args=(process, figures), daemon=True)
+    watch.start()
+    killer = threading.Timer(LONGEST_SECONDS, process.kill)
+    killer.start()
+    before, count = None, 0
+    for line in process.stdout or []:
+        if line.strip() != "round":
+            continue
+        now = (time.perf_counter(), tree_seconds(process.pid), busy_seconds())
+        if before is None:
+            figures.start.append(now[0] - began)
+        else:
+            wall, cpu, busy = (b - a for a, b in zip(before, now, strict=True))
+            figures.wall.append(wall)
+            figures.cpu.append(cpu)
+            figures.others.append(max(0.0, busy - cpu) / wall)
+        before, count = now, count + 1
+    process.wait()
+    killer.cancel()
+    watch.join()
+    if count <= rounds:
+        raise RuntimeError(f"{contestant.module} on {workload} ended after {count} rounds:\n{''.join(said[-30:])}")
+
+
+def _command(workload: str, contestant: Contestant, data: Path, rounds: int) -> list[str]:
+    python = PEERS if contestant.peer else Path(sys.executable)
+    return [
+        str(python),
+        "-m",
+        f"contestants.{contestant.module}",
+        workload,
+        str(data),
+        str(rounds),
+        *contestant.options,
+    ]
+
+
+def _environment() -> dict[str, str]:
+    """Peers need the benchmarks' folder alone; nobody reports home, and OpenBLAS and MKL choose their own kernels."""
+    kept = {key: value for key, value in os.environ.items() if not key.startswith("OPENBLAS_")}
+    paths = [str(FOLDER), str(FOLDER.parents[1])]
+    return kept | {"PYTHONPATH": os.pathsep.join(paths), "FLWR_TELEMETRY_ENABLED": "0", "RAY_USAGE_STATS_ENABLED": "0"}
+
+
+def _watch_memory(process: subprocess.Popen[str], figures: Figures) -> None:
+    while process.poll() is None:
+        figures.megabytes = max(figures.megabytes, tree_megabytes(process.pid))
+        time.sleep(SAMPLE_SECONDS)
+
+
+def _stated(
+    workload: str, results: Mapping[tuple[str, str], Figures], *, load: float, repeats: int, rounds: int
+) -> dict[str, object]:
+    """The object that --json prints."""
+    figures = {f"{name} {engine}" if name != workload else engine: found for (name, engine), found in results.items()}
+    stated: dict[str, object] = {"workload": workload}
+    missed: list[str] = []
+    for name, slow, fast, figure, bar in RATIOS[workload]:
+        if slow in figures and fast in figures:
+            ratio = round(median(getattr(figures[slow], figure)) / median(getattr(figures[fast], figure)), 2)
+            stated[name] = ratio
+            if bar is not None and ratio < bar and (figure == "cpu" or load <= 1):
+                missed.append(f"{name} is {ratio}, expected at least {bar}")
+    stated |= _against_fixed_bars(workload, figures, missed)
+    return stated | {
+        "load": round(load, 2),
+        "wall_judged": load <= 1,
+        "missed": missed,
+        "repeats": repeats,
+        "rounds": rounds,
+        "engines": {name: found.as_dict() for name, found in figures.items()},
+        "machine": _machine(),
+    }
+
+
+def _against_fixed_bars(workload: str, figures: Mapping[str, Figures], missed: list[str]) -> dict[str, object]:
+    stated: dict[str, object] = {}
+    if "compiled" in figures:
+        peak = matmul_peak()
+        share = GFLOP_A_ROUND / median(figures["compiled"].cpu) / peak
+        stated |= {"fraction_of_peak": round(share, 3), "matmul_gflops": round(peak, 1)}
+        if workload == "W2" and share < LEAST_SHARE_OF_PEAK:
+            missed.append(f"fraction_of_peak is {share:.3f}, expected at least {LEAST_SHARE_OF_PEAK}")
+    for name in ("eager", "compiled"):
+        if workload == "W4" and name in figures and f"W2 {name}" in figures:
+            cost = median(figures[name].cpu) / median(figures[f"W2 {name}"].cpu)
+            stated[f"cost_over_w2_{name}"] = round(cost, 3)
+            if cost > MOST_COST_OVER_W2:
+                missed.append(f"cost_over_w2_{name} is {cost:.3f}, expected at most {MOST_COST_OVER_W2}")
+    if workload == "W2" and "eager" in figures:
+        eager = figures["eager"]
+        start = median(eager.start) - median(eager.wall)
+        stated |= {"start_seconds": round(start, 1), "peak_mb_eager": round(eager.megabytes)}
+        if eager.megabytes > MOST_MEGABYTES:
+            missed.append(f"peak_mb_eager is {eager.megabytes:.0f}, expected at most {MOST_MEGABYTES}")
+    return stated
+
+
+def _machine() -> dict[str, object]:
+    lines = Path("/proc/cpuinfo").read_text().splitlines()
+    model = next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), "unknown")
+    versions = {name: importlib.metadata.version(name) for name in ("torch", "flwr", "ray", "opacus", "numpy")}
+    return {"processor": model, "cores": os.cpu_count(), "python": platform.python_version(), "versions": versions}
+
+
+def _print(stated: Mapping[str, object]) -> None:
+    """A table for people, on stderr."""
+    engines = stated["engines"]
+    assert isinstance(engines, dict)
+    print(
+        f"{'':22}{'wall s':>9}{'cpu s':>9}{'least cpu':>11}{'1st round':>11}{'peak MB':>9}{'others':>8}",
+        file=sys.stderr,
+    )
+    for name, row in engines.items():
+        print(
+            f"{name:22}{row['wall']:9.3f}{row['cpu']:9.3f}{row['cpu_least']:11.3f}{row['first_round_after']:11.1f}"
+            f"{row['peak_mb']:9}{row['busy_with_others']:8.2f}",
+            file=sys.stderr,
+        )
+    for name, value in stated.items():
+        if name not in ("engines", "missed"):
+            print(f"{name}: {value}", file=sys.stderr)
+    for sentence in stated["missed"] if isinstance(stated["missed"], list) else ():
+        print(f"MISSED: {sentence}", file=sys.stderr)
+
+
+def _arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--workload", choices=sorted(RATIOS), default="W2")
+    parser.add_argument("--engines", nargs="+", choices=list(CONTESTANTS), default=list(CONTESTANTS))
+    parser.add_argument("--rounds", type=int, default=5, help="that count, in each process")
+    parser.add_argument("--repeats", type=int, default=3, help="processes of each engine")
+    parser.add_argument("--json", action="store_true", help="print one object as the last line")
+    return parser.parse_args()
+
+
+if __name__ == "__main__":
+    sys.exit(main())
