@@ -6,12 +6,12 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from fedlearn.training.stacked.kernel import PerRecord, Saved, Sums
+from fedlearn.training.stacked.kernel import AsTheyAre, PerRecord, Saved, Sums
 
 __all__ = ["FlattenKernel", "ParameterFree", "ReluKernel", "SigmoidKernel", "TanhKernel"]
 
 
-class ParameterFree:
+class ParameterFree(AsTheyAre):
     """What a layer without parameters says of them."""
 
     parameter_count = 0
@@ -72,4 +72,4 @@ class FlattenKernel(ParameterFree):
         if inputs.dim() != 5:
             return delta.view(inputs.shape)
         clients, records, height, width, channels = inputs.shape
-        return delta.view(clients, records, channels, height, width).permute(0, 1, 3, 4, 2)
+        return delta.view(clients, records, channels, height, width).permute(0, 1, 3, 4, 2).contiguous()

@@ -5,13 +5,13 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from fedlearn.training.stacked.kernel import PerRecord, Saved, Sums
+from fedlearn.training.stacked.kernel import AsTheyAre, PerRecord, Saved, Sums
 
 __all__ = ["EmbeddingKernel"]
 
 
 @dataclass(frozen=True, slots=True)
-class EmbeddingKernel:
+class EmbeddingKernel(AsTheyAre):
     """`torch.nn.Embedding` without padding index, renormalization and sparse gradients."""
 
     words: int

@@ -9,13 +9,13 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from fedlearn.training.stacked.kernel import PerRecord, Saved, Sums
+from fedlearn.training.stacked.kernel import AsTheyAre, PerRecord, Saved, Sums
 
 __all__ = ["LinearKernel"]
 
 
 @dataclass(frozen=True, slots=True)
-class LinearKernel:
+class LinearKernel(AsTheyAre):
     """`torch.nn.Linear` over records that are one vector each."""
 
     bias: bool

@@ -26,11 +26,19 @@ T = TypeVar("T")
 class StackedModel:
     """The layers of one model, to be computed for many clients that each have weights of their own.
 
-    `parameters` are (clients, *shape) in the order of the model's; `inputs` (clients, records, *input_shape) and
-    `targets` (clients, records) int64.
+    `parameters` are packed, in the order of the model's; `inputs` (clients, records, *input_shape) and `targets`
+    (clients, records) int64. Gradients are packed too.
     """
 
     kernels: tuple[Kernel, ...]
+
+    def pack(self, parameters: Sequence[Tensor]) -> list[Tensor]:
+        """Parameters (clients, *shape), each client's entries in the order that its layer computes with."""
+        return [part for kernel, own in self._split(parameters) for part in kernel.pack(own)]
+
+    def unpack(self, packed: Sequence[Tensor]) -> list[Tensor]:
+        """The same back in PyTorch's order."""
+        return [part for kernel, own in self._split(packed) for part in kernel.unpack(own)]
 
     def gradient(self, parameters: Sequence[Tensor], inputs: Tensor, targets: Tensor, weights: Tensor) -> Sums:
         """The gradient of each client's weighted sum of cross-entropies; `weights` is (clients, records)."""
@@ -68,22 +76,23 @@ class StackedModel:
         cleared = torch.where(present.view(shape) > 0, inputs, torch.zeros((), dtype=inputs.dtype))
         return self.clipped_sum(parameters, cleared, targets, present, max_grad_norm)
 
-    def _split(self, parameters: Sequence[Tensor]) -> list[Sequence[Tensor]]:
-        """Each kernel's own parameters."""
+    def _split(self, parameters: Sequence[Tensor]) -> list[tuple[Kernel, Sequence[Tensor]]]:
+        """Each kernel and its own parameters."""
         ends = accumulate((kernel.parameter_count for kernel in self.kernels), initial=0)
-        return [parameters[start:end] for start, end in pairwise(ends)]
+        owned = [parameters[start:end] for start, end in pairwise(ends)]
+        return list(zip(self.kernels, owned, strict=True))
 
-    def _forward(self, split: Sequence[Sequence[Tensor]], inputs: Tensor) -> tuple[Tensor, list[Saved]]:
+    def _forward(self, split: Sequence[tuple[Kernel, Sequence[Tensor]]], inputs: Tensor) -> tuple[Tensor, list[Saved]]:
         values = inputs.permute(0, 1, 3, 4, 2) if inputs.dim() == 5 else inputs
         saved: list[Saved] = []
-        for kernel, parameters in zip(self.kernels, split, strict=True):
+        for kernel, parameters in split:
             values, kept = kernel.forward(parameters, values)
             saved.append(kept)
         return values, saved
 
     def _backward(
         self,
-        split: Sequence[Sequence[Tensor]],
+        split: Sequence[tuple[Kernel, Sequence[Tensor]]],
         saved: Sequence[Saved],
         delta: Tensor,
         about: Callable[[Kernel, Saved, Tensor], T],
@@ -91,12 +100,12 @@ class StackedModel:
         """What `about` gives for each kernel with parameters, in their order; nothing is computed below the first."""
         first = next(i for i, kernel in enumerate(self.kernels) if kernel.parameter_count)
         found = []
-        for index in range(len(self.kernels) - 1, first - 1, -1):
-            kernel = self.kernels[index]
+        for index in range(len(split) - 1, first - 1, -1):
+            kernel, parameters = split[index]
             if kernel.parameter_count:
                 found.append(about(kernel, saved[index], delta))
             if index > first:
-                delta = kernel.input_gradient(split[index], saved[index], delta)
+                delta = kernel.input_gradient(parameters, saved[index], delta)
         return found[::-1]
 
 
@@ -135,7 +144,11 @@ def _of_convolution(layer: nn.Conv2d) -> Kernel | None:
     if not plain or isinstance(layer.padding, str):
         return None
     return ConvolutionKernel(
-        _pair(layer.kernel_size), _pair(layer.stride), _pair(layer.padding), layer.bias is not None
+        layer.in_channels,
+        _pair(layer.kernel_size),
+        _pair(layer.stride),
+        _pair(layer.padding),
+        layer.bias is not None,
     )
 
 

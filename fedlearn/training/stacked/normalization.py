@@ -10,13 +10,13 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from fedlearn.training.stacked.kernel import PerRecord, Saved, Sums
+from fedlearn.training.stacked.kernel import AsTheyAre, PerRecord, Saved, Sums
 
 __all__ = ["GroupNormKernel"]
 
 
 @dataclass(frozen=True, slots=True)
-class GroupNormKernel:
+class GroupNormKernel(AsTheyAre):
     """`torch.nn.GroupNorm` over (clients, records, rows, columns, channels) or (clients, records, channels)."""
 
     groups: int

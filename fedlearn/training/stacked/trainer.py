@@ -7,6 +7,7 @@ Clients of a block may hold different numbers of records: short batches are fill
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from fractions import Fraction
+from math import prod
 
 import numpy as np
 import torch
@@ -59,8 +60,8 @@ class StackedTrainer:
         records = _Records(self, [held for held, _ in clients])
         steps = zip(*(_plan(len(held), batch_size, local_steps, seed) for held, seed in clients), strict=True)
         with one_thread(), torch.inference_mode():
-            local = self._local(weights, len(clients))
-            start = local[0].double().clone()
+            start = self._packed(torch.from_numpy(np.ascontiguousarray(weights)).to(self.device, self.dtype))
+            local = start.repeat(len(clients), 1)
             views = self._views(local)
             for chosen in steps:
                 inputs, targets, present = records.batch(chosen)
@@ -68,7 +69,7 @@ class StackedTrainer:
                 gradients = self.model.gradient(views, inputs, targets, present / sizes)
                 for parameter, gradient in zip(views, gradients, strict=True):
                     parameter.sub_(gradient, alpha=learning_rate)
-            return (local.double() - start).cpu().numpy()
+            return self._unpacked(local.double() - start.double()).cpu().numpy()
 
     def private_updates(
         self,
@@ -87,15 +88,16 @@ class StackedTrainer:
         """`train_privately` of each client, (clients, d): DP-SGD with the full noise in each step."""
         grid, step = step_units(learning_rate=learning_rate, max_grad_norm=max_grad_norm, planned_batch=planned_batch)
         records = _Records(self, clients)
-        local = np.tile(weights.astype(np.float64), (len(clients), 1))
         with one_thread(), torch.inference_mode():
+            start = self._packed(torch.from_numpy(weights.astype(np.float64))).numpy()
+            local = np.tile(start, (len(clients), 1))
             for _ in range(local_steps):
                 chosen = [poisson_sample(len(held), sampling_probability, entropy) for held in clients]
                 moves = truncate(self._clipped_sums(local, records, chosen, max_grad_norm), grid, overwrite=True)
                 for row in moves:
                     row += step_noise(step_noise_std, len(row), entropy)
                 local -= step * moves
-        return local - weights
+            return self._unpacked(torch.from_numpy(local - start)).numpy()
 
     def _clipped_sums(
         self, local: Vector, records: "_Records", chosen: Sequence[Indices], max_grad_norm: float
@@ -109,15 +111,18 @@ class StackedTrainer:
             total += _flat(sums).to("cpu", torch.float64)
         return total.numpy()
 
-    def _local(self, weights: Vector, clients: int) -> Tensor:
-        """Each client's own weights, (clients, d), to be changed in place."""
-        start = torch.from_numpy(np.ascontiguousarray(weights)).to(self.device, self.dtype)
-        return start.repeat(clients, 1)
+    def _packed(self, weights: Tensor) -> Tensor:
+        """Weights (d,) in the order that the layers compute with, (1, d)."""
+        return _flat(self.model.pack(_parts(weights[None], self.layout.shapes)))
 
-    def _views(self, local: Tensor) -> list[Tensor]:
-        """The parameters, (clients, *shape) each, as views of `local`."""
-        parts = torch.split(local, list(self.layout.sizes), dim=1)
-        return [part.view(len(local), *shape) for part, shape in zip(parts, self.layout.shapes, strict=True)]
+    def _unpacked(self, rows: Tensor) -> Tensor:
+        """Rows (n, d) back in the order of the vector."""
+        return _flat(self.model.unpack(self._views(rows)))
+
+    def _views(self, rows: Tensor) -> list[Tensor]:
+        """The packed parameters as views of `rows`."""
+        shapes = [part.shape[1:] for part in self.model.pack(_on_paper(self.layout.shapes))]
+        return _parts(rows, shapes)
 
 
 class _Records:
@@ -160,5 +165,15 @@ def _plan(records: int, batch_size: int, local_steps: int, seed: Sequence[int]) 
     return batches(records, batch_size, local_steps, seed)
 
 
-def _flat(sums: Sums) -> Tensor:
-    return torch.cat([part.flatten(1) for part in sums], dim=1)
+def _flat(parts: Sums) -> Tensor:
+    return torch.cat([part.flatten(1) for part in parts], dim=1)
+
+
+def _parts(rows: Tensor, shapes: Sequence[Sequence[int]]) -> list[Tensor]:
+    """Rows (n, d) as views (n, *shape) of their parts."""
+    parts = torch.split(rows, [prod(shape) for shape in shapes], dim=1)
+    return [part.view(len(rows), *shape) for part, shape in zip(parts, shapes, strict=True)]
+
+
+def _on_paper(shapes: Sequence[Sequence[int]]) -> list[Tensor]:
+    return [torch.empty(1, *shape, device="meta") for shape in shapes]

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from fedlearn.training.stacked.model import stack
+from fedlearn.training.stacked.model import StackedModel, stack
 
 CLIENTS, RECORDS, CLASSES = 3, 5, 4
 
@@ -26,6 +26,8 @@ NETWORKS: dict[str, tuple[list[nn.Module], tuple[int, ...]]] = {
     "two layers": ([nn.Linear(6, 5), nn.Tanh(), nn.Linear(5, CLASSES)], (6,)),
     "convolution": ([nn.Conv2d(2, 3, 3), *flat(48)], (2, 6, 6)),
     "stride, padding, no bias": ([nn.Conv2d(2, 3, (3, 2), (2, 1), (1, 2), bias=False), *flat(63)], (2, 5, 4)),
+    "whole steps of a stride": ([nn.Conv2d(1, 3, (4, 2), 2, padding=(2, 1)), *flat(48)], (1, 7, 7)),
+    "below a stride": ([nn.Conv2d(2, 2, 1), nn.Conv2d(2, 3, 2, stride=2, padding=1), *flat(48)], (2, 7, 6)),
     "two convolutions": ([nn.Conv2d(1, 3, 3, padding=1), nn.ReLU(), nn.Conv2d(3, 2, 2, 2), *flat(18)], (1, 6, 6)),
     "largest of a window": ([nn.Conv2d(1, 3, 1), nn.MaxPool2d(2), *flat(27)], (1, 6, 6)),
     "overlapping windows": ([nn.Conv2d(1, 3, 1), nn.MaxPool2d(3, stride=(1, 2)), *flat(24)], (1, 6, 6)),
@@ -68,8 +70,8 @@ def case(name: str) -> tuple[nn.Module, list[Tensor], Tensor, Tensor]:
     return model, parameters, made(CLIENTS, RECORDS, *shape), torch.randint(0, CLASSES, (CLIENTS, RECORDS))
 
 
-def joined(parts: list[Tensor]) -> Tensor:
-    return torch.cat([part.flatten(1) for part in parts], dim=1)
+def joined(stacked: StackedModel, packed: list[Tensor]) -> Tensor:
+    return torch.cat([part.flatten(1) for part in stacked.unpack(packed)], dim=1)
 
 
 @every_network
@@ -79,7 +81,7 @@ def test_weighted_sums_are_those_of_autograd(name: str) -> None:
     assert stacked is not None
     weights = torch.rand(CLIENTS, RECORDS, dtype=torch.float64)
     expected = (weights[..., None] * Looped(model, parameters).gradients(inputs, targets)).sum(dim=1)
-    found = joined(stacked.gradient(parameters, inputs, targets, weights))
+    found = joined(stacked, stacked.gradient(stacked.pack(parameters), inputs, targets, weights))
     assert (found - expected).abs().max() <= 1e-12
 
 
@@ -94,7 +96,7 @@ def test_every_record_is_clipped_by_itself(name: str) -> None:
     norms = rows.norm(dim=2)
     for bound in (float(norms.min()) / 2, float(norms.median()), float(norms.max()) * 2):
         factors = torch.clamp(bound / norms, max=1) * present
-        found = joined(stacked.clipped_sum(parameters, inputs, targets, present, bound))
+        found = joined(stacked, stacked.clipped_sum(stacked.pack(parameters), inputs, targets, present, bound))
         assert (found - (factors[..., None] * rows).sum(dim=1)).abs().max() <= 1e-12
 
 
@@ -105,7 +107,9 @@ def test_of_equal_entries_the_first_gets_the_gradient_as_in_pytorch() -> None:
     level = torch.round(inputs)  # many ties
     ones = torch.ones(CLIENTS, RECORDS, dtype=torch.float64)
     expected = Looped(model, parameters).gradients(level, targets).sum(dim=1)
-    assert (joined(stacked.gradient(parameters, level, targets, ones)) - expected).abs().max() <= 1e-12
+    assert (
+        joined(stacked, stacked.gradient(stacked.pack(parameters), level, targets, ones)) - expected
+    ).abs().max() <= 1e-12
 
 
 @pytest.mark.parametrize("bad", [float("nan"), float("inf"), 1e200])
@@ -118,8 +122,8 @@ def test_a_record_that_is_not_finite_counts_as_zeros_and_leaves_the_others_alone
     present = torch.ones(CLIENTS, RECORDS, dtype=torch.float64)
     without = present.clone()
     without[0, 1] = 0
-    found = joined(stacked.clipped_sum(parameters, spoiled, targets, present, 0.5))
-    expected = joined(stacked.clipped_sum(parameters, inputs, targets, without, 0.5))
+    found = joined(stacked, stacked.clipped_sum(stacked.pack(parameters), spoiled, targets, present, 0.5))
+    expected = joined(stacked, stacked.clipped_sum(stacked.pack(parameters), inputs, targets, without, 0.5))
     torch.testing.assert_close(found, expected, rtol=0, atol=1e-12)
 
 
