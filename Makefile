@@ -2,9 +2,10 @@
 PYTHON ?= python3
 BIN := .venv/bin
 STAMP := .venv/.installed
+PEERS := .peers/.installed
 FASHION := .data/usr/share/datasets/fashion-mnist/train-images-idx3-ubyte.gz
 
-.PHONY: install simulate test check e2e bench soak lock data
+.PHONY: install simulate test check e2e bench bench-peers soak lock data
 
 install: $(STAMP)
 
@@ -40,6 +41,16 @@ bench: install
 	$(BIN)/python simulations/benchmarks/secagg.py --clients 100 --dimension 100000
 	$(BIN)/python simulations/benchmarks/memory.py
 	$(BIN)/python simulations/benchmarks/latency.py
+
+# The engines that simulations/benchmarks/engines.py compares with, in an environment of their own.
+bench-peers: install $(FASHION) $(PEERS)
+
+$(PEERS): simulations/benchmarks/peers.txt
+	test -x .peers/bin/python || $(PYTHON) -m venv .peers
+	sed 's/\[.*\]//' simulations/benchmarks/peers.txt > .peers/constraints.txt
+	.peers/bin/pip install -q -c .peers/constraints.txt torch
+	.peers/bin/pip install -q -c .peers/constraints.txt -r simulations/benchmarks/peers.txt
+	touch $(PEERS)
 
 soak: install
 	FEDLEARN_MUTATIONS=1000000 $(BIN)/python -m pytest tests/attacks/test_mutated_messages.py --timeout 1500
