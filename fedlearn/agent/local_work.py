@@ -16,6 +16,7 @@ from fedlearn.privacy.calibration import Plan
 from fedlearn.privacy.clipping import Vector
 from fedlearn.privacy.mechanisms import Mechanism
 from fedlearn.training.local import StepNoise, record_sum, train_privately, train_update
+from fedlearn.training.record_sums import has_closed_form
 from fedlearn.training.stacked.check import checked_trainer
 from fedlearn.training.stacked.model import stack
 from fedlearn.training.stacked.trainer import StackedTrainer, block_size
@@ -62,6 +63,20 @@ class Work:
         return train_update(
             self.model, weights, client.records(), seed=client.batch_seed, device=self.device, **self._settings()
         )
+
+    def stacked_record_sums(self, weights: Vector, clients: Sequence[Contributor]) -> Iterator[Vector]:
+        """`record_sums` of many clients, block by block; of nobody where the model cannot be stacked."""
+        privacy = self.config.privacy
+        assert privacy.max_grad_norm is not None
+        planned = max(1, int(self.plan.divisor) // self.plan.planned_cohort)  # records that one client sums
+        for trainer, _, held in self._blocks(clients, planned, private=True):
+            yield trainer.record_sums(
+                weights,
+                held,
+                sampling_probability=self.config.sampling_probability,
+                max_grad_norm=privacy.max_grad_norm,
+                entropy=self.entropy,
+            )
 
     def stacked_private_steps(self, weights: Vector, clients: Sequence[Contributor]) -> Iterator[Vector]:
         """`private_steps` of many clients, block by block; of nobody where the model cannot be stacked."""
@@ -157,7 +172,10 @@ def work_for(
     entropy: Entropy,
     step_noise: StepNoise,
 ) -> tuple[LocalWork, StackedWork | None]:
-    """The work of the mode for one client, and for many at once where every layer of `model` has a stacked kernel."""
+    """The work of the mode for one client, and for many at once where every layer of `model` has a stacked kernel.
+
+    Record sums of one linear layer stay with their closed form, which is faster still.
+    """
     work = Work(config, plan, model, device, entropy, step_noise)
     one: dict[str, LocalWork] = {
         "record-sum": work.record_sums,
@@ -165,6 +183,8 @@ def work_for(
         "update": work.update,
     }
     many: dict[str, StackedWork] = {"private-steps": work.stacked_private_steps, "update": work.stacked_updates}
+    if not has_closed_form(model):
+        many["record-sum"] = work.stacked_record_sums
     stackable = stack(model) is not None
     return one[mechanism.local_work], many.get(mechanism.local_work) if stackable else None
 

@@ -2,7 +2,8 @@
 
 The loss is the cross-entropy of the model's logits. A head that is one linear layer over the flattened record has a
 closed form (the gradient is an outer product, so its norm is a product of norms); every other model goes through
-Opacus' hooks, which leave the model and the names of its parameters as they are.
+Opacus' hooks, which leave the model and the names of its parameters as they are. A model whose layers all have a kernel
+comes here only to be compared (`training.stacked`).
 """
 
 import math

@@ -7,15 +7,19 @@ import pytest
 import torch
 from torch import nn
 
-from fedlearn.crypto.keystream import stream_entropy
+from fedlearn.agent.agreement import agree
+from fedlearn.config import RunConfig
+from fedlearn.contribution import Contributor
+from fedlearn.crypto.keystream import Entropy, stream_entropy
 from fedlearn.data.dataset import Dataset
 from fedlearn.layout import read_model, write_model
 from fedlearn.models import MODELS, build_model, model_features
 from fedlearn.privacy.discrete_gaussian import discrete_gaussian
+from fedlearn.privacy.mechanisms import MECHANISMS
+from fedlearn.privacy.quantization import IntVector
 from fedlearn.training.evaluate import evaluate
-from fedlearn.training.local import record_sum, train_privately, train_update
+from fedlearn.training.local import record_sum, train_privately
 from fedlearn.training.model_check import check_private_model
-from fedlearn.training.stacked.check import checked_trainer
 from fedlearn.vector import layout_of, read_parameters, write_parameters
 
 SHAPES = {"linear": (1, 8, 8), "mlp": (1, 8, 8), "cnn": (1, 28, 28), "scatter-linear": (1, 16, 16)}
@@ -85,39 +89,57 @@ def test_it_learns_in_private_steps(name: str) -> None:
     assert evaluate(model, weights + update, data, device="cpu").accuracy > 0.9
 
 
+# The two bounds of the record modes clip every record, and none: a wrong factor shows in one of the two alone.
+MODES = {
+    **{name: () for name, mechanism in MECHANISMS.items() if mechanism.privacy_unit != "record"},
+    **{
+        f"{mode}, {bound}": (f"privacy.max_grad_norm={norm}", f"secure_aggregation.scale_bits={bits}")
+        for mode in ("record-distributed", "record-local")
+        for bound, norm, bits in (("all clipped", 0.02, 20), ("none clipped", 100.0, 8))
+    },
+}
+
+
+def test_the_table_of_modes_is_complete() -> None:
+    assert {mode.partition(",")[0] for mode in MODES} == set(MECHANISMS)
+
+
 @every_model
-@pytest.mark.parametrize("private", [False, True])
-def test_many_clients_at_once_equal_one_after_the_other_in_float64(name: str, private: bool) -> None:
-    data = records(name, 10)
+@pytest.mark.parametrize("mode", MODES)
+def test_many_clients_at_once_equal_one_after_the_other_in_float64(name: str, mode: str) -> None:
+    """What a stack of clients computes, before it is rounded and hidden, against the loop."""
+    data = records(name, 70)
     model = build(name, data).double()
-    trainer = checked_trainer(model, input_shape=data.input_shape, classes=len(CLASSES), private=private, device="cpu")
-    assert trainer is not None, "every shipped model is made of layers that can be stacked"
-    assert trainer.dtype is torch.float64
-    weights = read_parameters(model)
-    clients = [data.take(np.arange(count)) for count in (7, 0, 10)]
-    settings = {"local_steps": 3, "learning_rate": 0.3}
-    if private:
-        common = {
-            **settings,
-            "max_grad_norm": 0.5,
-            "sampling_probability": Fraction(1),
-            "planned_batch": Fraction(8),
-            "step_noise_std": 1,
-            "step_noise": lambda *_: np.zeros(len(weights), dtype=np.int64),
-            "entropy": stream_entropy(),
-        }
-        rows = trainer.private_updates(weights, clients, **common)
-        alone = [train_privately(model, weights, held, device="cpu", **common) for held in clients]
-    else:
-        seeds = [(5, number) for number in range(3)]
-        rows = trainer.updates(weights, list(zip(clients, seeds, strict=True)), batch_size=4, **settings)
-        alone = [
-            train_update(model, weights, held, seed=seed, batch_size=4, device="cpu", **settings)
-            for held, seed in zip(clients, seeds, strict=True)
-        ]
-    # Truncation to the grid of record-local turns a last bit into a grid unit of 2^-18 of the bound.
-    assert np.abs(rows - np.stack(alone)).max() <= (3 * 2.0**-18 if private else 1e-12)
+    common = ("privacy.delta=1e-4", "privacy.target_epsilon=8", "training.local_steps=3", "training.batch_size=4")
+    settings = (f"privacy.mode={mode.partition(',')[0]}", *common, "secure_aggregation.scale_bits=14", *MODES[mode])
+    config = RunConfig.load("digits", ["training.learning_rate=0.3", *settings, "secure_aggregation.masking=false"])
+    agreed = agree(
+        config, model, population_size=10, device="cpu", entropy=stream_entropy(), step_noise=without_step_noise
+    )
+    weights = read_parameters(model) + 0.05 * np.cos(np.arange(layout_of(model).dimension))
+    held = [data.take(np.arange(count)) for count in (7, 0, 70)]
+    clients = [Contributor(lambda held=share: held, (5, number)) for number, share in enumerate(held)]
+    alone = np.stack([agreed.work(weights, client) for client in clients])
+    assert np.abs(alone[0]).max() > 0
+    assert not alone[1].any()
+    if agreed.stacked is None:
+        assert (name, agreed.mechanism.name) in CLOSED_FORMS
+        return
+    rows = np.concatenate(list(agreed.stacked(weights, clients)))
+    assert rows.shape == alone.shape, "every shipped model is made of layers that can be stacked"
     assert not rows[1].any()
+    # Truncation to the grid of record-local turns a last bit into a grid unit of 2^-18 of the bound, in each step.
+    unit = 0.3 * (config.privacy.max_grad_norm or 0) * 2.0**-18 / float(agreed.plan.planned_batch or 1)
+    tolerance = 3 * unit if agreed.plan.planned_batch else 1e-12 * max(1.0, np.abs(alone).max())
+    assert np.abs(rows - alone).max() <= tolerance
+
+
+CLOSED_FORMS = {(name, "record-distributed") for name in ("linear", "scatter-linear")}
+
+
+def without_step_noise(noise_std: int, dimension: int, entropy: Entropy) -> IntVector:
+    del noise_std, entropy
+    return np.zeros(dimension, dtype=np.int64)
 
 
 @every_model

@@ -71,6 +71,21 @@ class StackedTrainer:
                     parameter.sub_(gradient, alpha=learning_rate)
             return self._unpacked(local.double() - start.double()).cpu().numpy()
 
+    def record_sums(
+        self,
+        weights: Vector,
+        clients: Sequence[Dataset],
+        *,
+        sampling_probability: Fraction,
+        max_grad_norm: float,
+        entropy: Entropy,
+    ) -> Vector:
+        """`record_sum` of each client, (clients, d): clipped gradients of the records that its own coins choose."""
+        with one_thread(), torch.inference_mode():
+            chosen = [poisson_sample(len(held), sampling_probability, entropy) for held in clients]
+            local = np.tile(weights.astype(np.float64), (len(clients), 1))
+            return self._clipped_sums(local, _Records(self, clients), chosen, max_grad_norm)
+
     def private_updates(
         self,
         weights: Vector,
