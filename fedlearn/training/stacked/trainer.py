@@ -83,8 +83,10 @@ class StackedTrainer:
         """`record_sum` of each client, (clients, d): clipped gradients of the records that its own coins choose."""
         with one_thread(), torch.inference_mode():
             chosen = [poisson_sample(len(held), sampling_probability, entropy) for held in clients]
-            local = np.tile(weights.astype(np.float64), (len(clients), 1))
-            return self._clipped_sums(local, _Records(self, clients), chosen, max_grad_norm)
+            start = self._packed(torch.from_numpy(weights.astype(np.float64))).numpy()
+            local = np.tile(start, (len(clients), 1))
+            sums = self._clipped_sums(local, _Records(self, clients), chosen, max_grad_norm)
+            return self._unpacked(torch.from_numpy(sums)).numpy()
 
     def private_updates(
         self,
