@@ -12,7 +12,14 @@ from typing import Final, Self
 
 from fedlearn.errors import ConfigError
 
-__all__ = ["MODELS_KEPT", "MOST_MESSAGE_BYTES", "Room", "check_coordinator_room", "check_holder_room"]
+__all__ = [
+    "MODELS_KEPT",
+    "MOST_MESSAGE_BYTES",
+    "Room",
+    "check_coordinator_room",
+    "check_holder_room",
+    "is_disk_full",
+]
 
 # A holder keeps so many final models.
 MODELS_KEPT: Final = 16
@@ -21,6 +28,7 @@ MOST_MESSAGE_BYTES: Final = 200 * 10**6
 _SPARE_MEMORY_BYTES: Final = 300 * 10**6
 _COORDINATOR_SPARE_DISK_BYTES: Final = 10**9
 _HOLDER_SPARE_DISK_BYTES: Final = 10**8
+_FULL_DISK_BYTES: Final = 10**8
 _UNLIMITED: Final = 1 << 62
 _CGROUPS: Final = Path("/sys/fs/cgroup")
 
@@ -54,6 +62,11 @@ def check_holder_room(room: Room, *, message: int) -> None:
         ConfigError: with the figures.
     """
     _check(room, message, disk=(3 + MODELS_KEPT) * message + _HOLDER_SPARE_DISK_BYTES, copies=4)
+
+
+def is_disk_full(folder: Path) -> bool:
+    """Whether nothing should be started that writes there."""
+    return shutil.disk_usage(folder).free < _FULL_DISK_BYTES
 
 
 def _check(room: Room, message: int, *, disk: int, copies: int) -> None:

@@ -130,11 +130,11 @@ class Step(enum.Enum):
 
 @dataclass(frozen=True, slots=True)
 class Facts:
-    """What is seen of a run. Moments are seconds since the epoch.
+    """What is seen of a run. `now` is of a clock that nobody sets, `last_sign` of another: it differs or does not.
 
     `alive`: a process holds the run; `last_sign`: when it last said so; `trained`: the last round is in the checkpoint;
     `done`: the coordinator asked for attestations too; `concluded`: the summary is written; `failed`: the coordinator
-    said why it cannot go on.
+    said why it cannot go on; `room`: the disk is not full.
     """
 
     now: float
@@ -145,6 +145,7 @@ class Facts:
     done: bool = False
     concluded: bool = False
     failed: bool = False
+    room: bool = True
 
 
 class RunKeeper:
@@ -155,16 +156,19 @@ class RunKeeper:
             SuperLink;
         a run whose process is gone is submitted again, one that is silent for 30 s over a fresh SuperLink;
         Flower's word that a run goes on is believed in no case;
-        after 5 starts without a round between them it is given up; one that is trained is concluded as it is.
+        after 5 starts without a round between them it is given up; one that is trained is concluded as it is;
+        while the disk is full nothing is started, and that costs no start.
     """
 
     def __init__(self) -> None:
         self._submitted: float | None = None
+        self._sign: float | None = None
+        self._heard: float | None = None  # when the last sign was seen, since it was submitted
         self._starts, self._rounds = 0, -1
 
     def submitted(self, now: float) -> None:
         """Flower took it."""
-        self._submitted = now
+        self._submitted, self._heard = now, None
 
     def interrupted(self) -> None:
         """The SuperLink is another process than the one that took it."""
@@ -178,24 +182,26 @@ class RunKeeper:
             return Step.FAILED
         if facts.done:
             # It may still be on its way out; whoever concludes must be the only one.
-            return Step.WAIT if facts.alive else Step.CONCLUDE
+            return Step.WAIT if facts.alive or not facts.room else Step.CONCLUDE
+        if facts.last_sign != self._sign:
+            self._sign, self._heard = facts.last_sign, facts.now
         if self._submitted is None:
             return self._start(facts, Step.RESTART if facts.alive else Step.SUBMIT)
-        heard = facts.last_sign is not None and facts.last_sign >= self._submitted
-        if not heard:
+        if self._heard is None:
             # Twice as long with every try: a machine with too much to do is not helped by starting over and over.
             late = facts.now - self._submitted > _START_SECONDS * 2 ** (self._starts - 1)
             return self._start(facts, Step.RESTART) if late else Step.WAIT
         if not facts.alive:
             return self._start(facts, Step.SUBMIT)
-        assert facts.last_sign is not None
-        silent = facts.now - facts.last_sign > _SILENT_SECONDS
+        silent = facts.now - self._heard > _SILENT_SECONDS
         return self._start(facts, Step.RESTART) if silent else Step.WAIT
 
     def _start(self, facts: Facts, step: Step) -> Step:
         """The same, unless it was tried often enough."""
         if facts.rounds > self._rounds:
             self._starts, self._rounds = 0, facts.rounds
+        if not facts.room:
+            return Step.WAIT
         if self._starts >= _VAIN_STARTS:
             return Step.CONCLUDE if facts.trained else Step.GIVE_UP
         self._starts += 1

@@ -32,6 +32,7 @@ from fedlearn.flower.failure import FAILURE_FILE, forget_failure
 from fedlearn.flower.process_tree import adopt_orphans
 from fedlearn.flower.sign_of_life import is_worked_on, last_sign
 from fedlearn.logs import Tell
+from fedlearn.room import is_disk_full
 
 __all__ = ["Service", "served_already", "service_lock", "service_process"]
 
@@ -196,7 +197,10 @@ class Service:
             self._runs.end(run.id, "stopped")
             self._tell(f"run {run.id} is stopped", run=run.id)
             return
-        self._do(self._keeper.decide(_facts(folder, self._rounds)), run, folder)
+        facts = _facts(folder, self._rounds)
+        if not facts.room:
+            self._trouble(f"the disk of {folder.path} is full; make room: until then no run is started or concluded")
+        self._do(self._keeper.decide(facts), run, folder)
 
     def _do(self, step: Step, run: BookedRun, folder: RunFolder) -> None:
         if step is Step.RESTART:
@@ -221,7 +225,7 @@ class Service:
         assert self._control is not None
         self._end_in_flower(run)
         forget_failure(folder)
-        self._keeper.submitted(time.time())
+        self._keeper.submitted(time.monotonic())
         number = self._control.submit(folder.file("config.toml"))
         self._runs.submitted(run.id, number)
         self._tell(f"run {run.id} {'goes on' if run.number else 'begins'}", run=run.id)
@@ -249,6 +253,8 @@ class Service:
         elif not self._conclusion.is_alive:
             code = self._conclusion.process.returncode if self._conclusion.process else None
             self._conclusion = None
+            if code and is_disk_full(folder.path):
+                return  # once more, when there is room
             if code:
                 self._fail(run, f"its report cannot be written; see {log}")
 
@@ -279,7 +285,7 @@ def _facts(folder: RunFolder, rounds: int) -> Facts:
     """What is seen of a run of so many rounds. The checkpoint is not read: it may be large."""
     done = max((line["round"] for line in folder.lines("metrics.jsonl")), default=0)
     return Facts(
-        now=time.time(),
+        now=time.monotonic(),
         rounds=done,
         alive=is_worked_on(folder),
         last_sign=last_sign(folder),
@@ -287,6 +293,7 @@ def _facts(folder: RunFolder, rounds: int) -> Facts:
         done=folder.file(DONE_FILE).is_file(),
         concluded=folder.file("summary.json").is_file(),
         failed=bool(folder.lines(FAILURE_FILE)),
+        room=not is_disk_full(folder.path),
     )
 
 

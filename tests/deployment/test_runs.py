@@ -55,11 +55,29 @@ def test_f12_a_fresh_superlink_knows_no_run():
 
 def test_f12_what_is_stuck_goes_before_another_begins():
     keeper = started(RunKeeper())
-    stuck = {"alive": True, "last_sign": 1005.0}
+    stuck = {"alive": True, "last_sign": 7.0}
+    assert keeper.decide(Facts(now=1005.0, **stuck)) is Step.WAIT
     assert keeper.decide(Facts(now=1035.0, **stuck)) is Step.WAIT
     assert keeper.decide(Facts(now=1036.0, **stuck)) is Step.RESTART
     keeper.interrupted()
-    assert keeper.decide(Facts(now=1037.0, alive=True, last_sign=1005.0)) is Step.RESTART
+    assert keeper.decide(Facts(now=1037.0, **stuck)) is Step.RESTART
+
+
+@pytest.mark.parametrize("jump", [3600.0, -3600.0])
+def test_a_clock_that_is_set_in_a_run_changes_nothing(jump):
+    """Signs of life are times of files: they jump with the clock."""
+    keeper = started(RunKeeper(), last_sign=5000.0)
+    for second in range(120):
+        sign = 5001.0 + second + (jump if second >= 60 else 0)
+        assert keeper.decide(Facts(now=1001.0 + second, alive=True, last_sign=sign)) is Step.WAIT
+    assert keeper.decide(Facts(now=1122.0, alive=False, last_sign=sign)) is Step.SUBMIT
+
+
+def test_f13_while_the_disk_is_full_nothing_is_started_and_it_is_not_given_up():
+    keeper = started(RunKeeper())
+    for second in range(3600):
+        assert keeper.decide(Facts(now=1001.0 + second, last_sign=1.0, room=False)) is Step.WAIT
+    assert keeper.decide(Facts(now=9000.0, last_sign=1.0)) is Step.SUBMIT
 
 
 def test_a_run_that_never_comes_to_life_is_given_up_and_rounds_count_as_life():
@@ -81,6 +99,7 @@ def test_the_end_of_a_run():
     keeper = started(RunKeeper())
     assert keeper.decide(Facts(now=1001.0, trained=True, alive=True, last_sign=1001.0)) is Step.WAIT
     assert keeper.decide(Facts(now=1002.0, trained=True, done=True, alive=True)) is Step.WAIT
+    assert keeper.decide(Facts(now=1002.0, trained=True, done=True, room=False)) is Step.WAIT
     assert keeper.decide(Facts(now=1002.0, trained=True, done=True)) is Step.CONCLUDE
     assert keeper.decide(Facts(now=1003.0, trained=True, done=True, concluded=True)) is Step.FINISHED
     assert keeper.decide(Facts(now=1003.0, failed=True)) is Step.FAILED
