@@ -4,11 +4,11 @@ import os
 import secrets
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
 from fractions import Fraction
 from functools import lru_cache
-from typing import Any, Protocol
+from typing import Any, Final, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -53,7 +53,7 @@ __all__ = [
 ]
 
 # So often in a row an attempt may end before it asks for vectors: clients that refuse once refuse always.
-_ATTEMPTS_IN_VAIN = 3
+_ATTEMPTS_IN_VAIN: Final = 3
 
 
 class ServerOptimizer(Protocol):
@@ -139,6 +139,8 @@ class Coordinator:
     on_round: OnRound | None
     progress: Progress
     weights: Vector
+    patience: int = _ATTEMPTS_IN_VAIN  # attempts in a row for which too few may be there: they cost nothing but time
+    answered: set[int] = field(default_factory=set)  # in this attempt, if only to refuse
 
     def save(self, progress: Progress, noised: Lanes | None = None) -> None:
         """Make `progress` durable, and a noised sum with it; what follows may rely on it."""
@@ -180,7 +182,16 @@ def _attempt(coordinator: Coordinator, cohort: Sequence[int]) -> Summed:
     Raises:
         AttemptFailedError: too few clients, or what they sent does not add up.
     """
-    config, progress, aggregation = coordinator.config, coordinator.progress, coordinator.config.secure_aggregation
+    config, progress = coordinator.config, coordinator.progress
+
+    coordinator.answered.clear()
+
+    def ask(stage: str, bodies: Mapping[int, bytes], receive: Receive) -> None:
+        def take(member: int, reply: bytes) -> bool:
+            coordinator.answered.add(member)
+            return receive(member, reply)
+
+        coordinator.ask(stage, progress, bodies, take)
 
     def before_vectors() -> None:
         coordinator.save(replace(progress, asking=True, attempts_asked=progress.attempts_asked + 1))
@@ -192,8 +203,8 @@ def _attempt(coordinator: Coordinator, cohort: Sequence[int]) -> Summed:
         config=config.to_bytes(),
         model=write_model(coordinator.weights, coordinator.layout),
         dimension=coordinator.plan.dimension,
-        min_survivors=0 if aggregation.cohorts == "poisson" else aggregation.min_survivors,
-        ask=lambda stage, bodies, receive: coordinator.ask(stage, progress, bodies, receive),
+        min_survivors=_least_survivors(config),
+        ask=ask,
         before_vectors=before_vectors,
         sums=coordinator.sums_at(progress) if coordinator.sums_at else None,
     )
@@ -202,6 +213,11 @@ def _attempt(coordinator: Coordinator, cohort: Sequence[int]) -> Summed:
     terms = terms_of(config, coordinator.plan, coordinator.layout, coordinator.roster.sha256)
     position = Position(bytes.fromhex(progress.session), progress.round + 1, progress.attempt)
     return masked_attempt(attempt, terms=terms, roster=coordinator.roster, position=position)
+
+
+def _least_survivors(config: RunConfig) -> int:
+    """Fewer end an attempt. A secret cohort may be empty: that it is small must not show."""
+    return 0 if config.secure_aggregation.cohorts == "poisson" else config.secure_aggregation.min_survivors
 
 
 def _add_noise(coordinator: Coordinator, summed: Summed, *, asked: int) -> Lanes:
@@ -291,8 +307,12 @@ def _give_up_attempt(coordinator: Coordinator, *, asked: int, in_vain: int, erro
         _book(coordinator, asked=asked)
         _use_spare_round(coordinator, error)
         return
-    coordinator.save(progress.next_attempt())
-    if in_vain > _ATTEMPTS_IN_VAIN:
+    are_there = len(coordinator.answered) >= _least_survivors(coordinator.config)
+    if are_there:
+        coordinator.save(progress.next_attempt())
+    # Else nothing but its configuration was sent: the same bytes are sent again, for attempts are numbered, and a
+    # holder answers few of a round.
+    if in_vain > (_ATTEMPTS_IN_VAIN if are_there else coordinator.patience):
         raise RunFailedError(
             f"round {progress.round + 1}: {error}; {in_vain} attempts ended so, before a vector was asked for"
         )

@@ -1,5 +1,7 @@
 """The coordinator of one run: it loads what it may know of the data and drives the rounds over a Flower grid."""
 
+from typing import Final
+
 from flwr.serverapp import Grid
 
 from fedlearn.agent.simulated import load_simulated_data
@@ -21,6 +23,9 @@ from fedlearn.training.evaluate import evaluate
 from fedlearn.vector import layout_of, read_parameters
 
 __all__ = ["coordinate", "load_data"]
+
+# Attempts, each of a stage's time: clients of a deployment that are away come back, be it after an hour.
+_PATIENCE: Final = 100
 
 
 def load_data(folder: RunFolder, *, deployed: bool) -> RunData:
@@ -81,6 +86,8 @@ def coordinate(
             progress=progress,
             weights=weights,
         )
+        if deployed:
+            coordinator.patience = _PATIENCE
         run_rounds(coordinator, resumed=stored is not None)
     if deployed and roster is not None:
         _ask_what_was_booked(coordinator, roster)

@@ -99,6 +99,9 @@ class Messenger:
             if member in self._node_of and member not in fault.unasked
         }
 
+        if not letters and not isinstance(self._grid, InProcessGrid):
+            time.sleep(self._pace.again)  # whoever comes meanwhile is known in the next attempt
+
         def unless_lost(member: int, reply: bytes) -> bool:
             return member in fault.lost or receive(member, reply)
 

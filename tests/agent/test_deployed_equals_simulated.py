@@ -1,7 +1,9 @@
 """One run twice: simulated, and with four deployed agents that each hold a file of their own. The models are equal."""
 
 import csv
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -66,6 +68,23 @@ def deploy(folder: Path, member: int, roster: Roster, key: bytes) -> DeployedAge
     return DeployedAgent(home / "client.toml")
 
 
+def run_over(agents: Sequence[Any], path: Path, config: RunConfig, roster: Roster) -> RunFolder:
+    """One run over agents that hold their own files, in this process; gives its folder."""
+    folder = RunFolder(path)
+    folder.path.mkdir()
+    folder.write("config.toml", config.to_toml().encode())
+    folder.write("roster.toml", roster.content)
+
+    def carry(context: Context, stage: str, frame: bytes, seconds: float) -> bytes:
+        return agents[int(context.node_config["partition-id"])].handle(0, stage, frame)
+
+    grid = InProcessGrid(make_client_app(carry), len(agents))
+    run_config: dict[str, bool | float | int | str] = {"config": str(folder.file("config.toml")), "deployed": True}
+    context = Context(run_id=0, node_id=0, node_config={}, state=RecordDict(), run_config=run_config)
+    make_server_app()(grid=grid, context=context)
+    return folder
+
+
 @pytest.mark.lengthy
 def test_mode_none_gives_the_same_model_to_the_bit_simulated_and_deployed(tmp_path):
     loaded = load_dataset(DataOptions(dataset="digits"))
@@ -83,18 +102,7 @@ def test_mode_none_gives_the_same_model_to_the_bit_simulated_and_deployed(tmp_pa
     members = [RosterEntry(f"m{n}", "", n.to_bytes(16, "big"), SigningKey(key).public) for n, key in enumerate(keys)]
     roster = Roster.of(coordinator(), tuple(members))
     agents = [deploy(tmp_path, member, roster, key) for member, key in enumerate(keys)]
-    folder = RunFolder(tmp_path / "deployed")
-    folder.path.mkdir()
-    folder.write("config.toml", scenario(tmp_path).to_toml().encode())
-    folder.write("roster.toml", roster.content)
-
-    def carry(context: Context, stage: str, frame: bytes, seconds: float) -> bytes:
-        return agents[int(context.node_config["partition-id"])].handle(0, stage, frame)
-
-    grid = InProcessGrid(make_client_app(carry), 4)
-    run_config: dict[str, bool | float | int | str] = {"config": str(folder.file("config.toml")), "deployed": True}
-    context = Context(run_id=0, node_id=0, node_config={}, state=RecordDict(), run_config=run_config)
-    make_server_app()(grid=grid, context=context)
+    folder = run_over(agents, tmp_path / "deployed", scenario(tmp_path), roster)
 
     here, there = RunFolder(simulated.run_dir).load_checkpoint(), folder.load_checkpoint()
     assert here is not None
