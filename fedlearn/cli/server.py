@@ -224,7 +224,9 @@ def status(watch: Watch = False, as_json: AsJson = False, home: Home = None) -> 
 @app.command("rotate-certificate")
 def rotate_certificate(name: Names = None, home: Home = None) -> None:
     """Make a new key and certificate for this server, of the same authority; a server that is up takes it at once."""
-    certificate = _load(home).rotate_certificate(name or [])
+    from fedlearn.deployment.server_home import ServerHome
+
+    certificate = ServerHome.load(home_folder(home), rotating=True).rotate_certificate(name or [])
     typer.echo(f"certificate for {', '.join(certificate.names)}, until {certificate.ends:%Y-%m-%d}")
 
 

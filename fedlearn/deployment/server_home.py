@@ -78,8 +78,8 @@ class ServerHome:
         return made
 
     @classmethod
-    def load(cls, home: Path) -> Self:
-        """The folder that `create` made.
+    def load(cls, home: Path, *, rotating: bool = False) -> Self:
+        """The folder that `create` made; without the key of its certificate where that is about to be replaced.
 
         Raises:
             ConfigError: there is none, it is damaged, or others may read a key.
@@ -98,7 +98,7 @@ class ServerHome:
             raise ConfigError(f"{path}: expected the file that fedlearn server init writes; restore it from a backup")
         ports, coordinator_id = (values["port"], values["join_port"]), bytes.fromhex(values["coordinator_id"])
         home_ = cls(folder, values["address"], values["host"], *ports, coordinator_id)
-        for name in ("ca.key", "server.key", "identity.key"):
+        for name in ("ca.key", "identity.key", *([] if rotating else ["server.key"])):
             read_secret(folder / name)
         return home_
 

@@ -90,6 +90,7 @@ def test_of_a_holders_containers_the_node_sees_nothing_of_the_agents_and_the_age
     services = yaml.safe_load((ROOT / "clients" / "compose.yaml").read_text())["services"]
     assert services["agent"]["network_mode"] == "none"
     assert services["agent"]["user"] != services["node"]["user"]
+    assert services["agent"]["memswap_limit"] == services["agent"]["mem_limit"], "no swap"
     seen = [volume.split(":")[1] for volume in services["node"]["volumes"]]
     assert seen == ["/var/lib/fedlearn/node", "/var/lib/fedlearn/door"]
 
@@ -183,3 +184,4 @@ def test_the_two_units_of_a_holder_are_two_users_and_the_node_cannot_see_the_age
     assert values(agent, "SupplementaryGroups") == values(node, "SupplementaryGroups") == ["fedlearn"]
     assert values(node, "InaccessiblePaths") == ["/var/lib/fedlearn/client"]
     assert values(agent, "PrivateNetwork") == ["yes"]
+    assert values(agent, "MemorySwapMax") == ["0"]

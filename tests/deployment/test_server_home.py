@@ -104,6 +104,16 @@ def test_a_key_that_others_may_read_or_that_is_gone_is_one_sentence(tmp_path, na
         ServerHome.load(tmp_path)
 
 
+def test_a_lost_key_of_the_certificate_is_replaced_with_the_certificate(tmp_path):
+    home = new_home(tmp_path)
+    home.key_path.unlink()
+    ServerHome.load(tmp_path, rotating=True).rotate_certificate([])
+    assert ServerHome.load(tmp_path).certificate.fingerprint == home.certificate.fingerprint
+    (home.folder / "ca.key").unlink()
+    with pytest.raises(ConfigError, match="the key cannot be read"):
+        ServerHome.load(tmp_path, rotating=True)
+
+
 @pytest.mark.parametrize("content", [b"", b"not TOML", b"\xff", b'format = "fedlearn/v2/server"\n'])
 def test_a_damaged_file_is_one_sentence(tmp_path, content):
     home = new_home(tmp_path)

@@ -19,8 +19,8 @@ def secret_lines(paths: Iterable[Path]) -> Iterator[Check]:
             read_secret(path)
             fine.append(path.name)
         except ConfigError as problem:
-            remedy = f"chmod 600 {path}" if path.exists() else f"restore {path} from a backup"
-            yield error("keys", str(problem), remedy)
+            gone = f"restore {path} from a backup; docs/operations.md says what to do where there is none"
+            yield error("keys", str(problem), f"chmod 600 {path}" if path.exists() else gone)
     if fine:
         yield ok("keys", f"{', '.join(fine)}: readable by their owner alone")
 
