@@ -31,7 +31,7 @@ from fedlearn.errors import ConfigError
 from fedlearn.shipped import scenario_names, scenario_path
 from fedlearn.wording import nearest, sentence_of
 
-__all__ = ["REGISTRY_NAMES", "REQUIRED_KEYS", "ColumnConfig", "RunConfig"]
+__all__ = ["REGISTRY_NAMES", "REQUIRED_KEYS", "ColumnConfig", "Compile", "RunConfig"]
 
 # The names of the registries; a test compares them, for the registries live in rooms that load torch or flwr.
 REGISTRY_NAMES: Mapping[str, tuple[str, ...]] = {
@@ -80,6 +80,7 @@ def _reduced_probability(value: object) -> str:
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Probability = Annotated[str, BeforeValidator(_reduced_probability)]
 Count = Annotated[int, Field(ge=1, lt=2**31)]
+Compile = Literal[True, False, "auto"]
 Option = bool | int | float | str | tuple[int, ...]
 
 
@@ -177,7 +178,7 @@ class RuntimeSection(_Section):
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
     workers: Count | Literal["auto"] = 1
     dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
-    compile: bool = False
+    compile: Compile = "auto"
     ray_address: str | None = None
 
 
@@ -380,8 +381,6 @@ def _check_drawn(config: RunConfig, place: str) -> None:
 
 def _check_runtime(runtime: RuntimeSection, place: str) -> None:
     """Refuse what would silently have no effect."""
-    if runtime.compile:
-        raise ConfigError(f"{place}: runtime.compile is true; compiled training is not built yet, so expected false")
     if runtime.workers != 1:
         raise ConfigError(
             f"{place}: runtime.workers is {runtime.workers}; more processes are not built yet: expected 1"

@@ -153,7 +153,10 @@ CASES: dict[str, tuple[tuple[str, ...], str]] = {
         r'data\.partition is "drawn" in mode "record-distributed"; .* these clients share records',
     ),
     "ray's address without ray": (simulate("runtime.ray_address=auto"), r"ray_address is set; only engine \"ray\""),
-    "compile": (simulate("runtime.compile=true"), r"runtime\.compile is true; compiled training is not built yet"),
+    "compile": (
+        simulate("runtime.compile=maybe"),
+        r"runtime\.compile is \"maybe\"; expected one of True, False or 'auto'",
+    ),
     "workers": (simulate("runtime.workers=2"), r"runtime\.workers is 2; more processes are not built yet"),
     "option of no strategy": (simulate("training.strategy_options.momentum=1"), r"did you mean server_momentum\?"),
     "momentum that diverges": (

@@ -20,7 +20,7 @@ from torch import nn
 from fedlearn.agent.agreement import Agreement, agree
 from fedlearn.agent.frames import REFUSAL, Frame
 from fedlearn.agent.turns import Turn, answer_all
-from fedlearn.config import RunConfig
+from fedlearn.config import Compile, RunConfig
 from fedlearn.contribution import Contributor
 from fedlearn.crypto.keystream import Entropy, stream_entropy
 from fedlearn.data.dataset import Dataset
@@ -56,6 +56,7 @@ class Premises:
     device: str
     keep_model: KeepModel = lambda *_: None  # the final one of a session
     same_user: bool = False  # the coordinator's code runs as the user who owns records and key
+    compiled: Compile = False  # only a simulation trains long enough
     step_noise: StepNoise = discrete_gaussian  # a simulation may have a faster one (privacy.md 1.5)
     # Coins and noise on one stream, keys and shares on another: masked or not, the same noise is drawn in a test.
     entropy: Entropy = field(default_factory=lambda: stream_entropy(os.urandom), repr=False)
@@ -107,6 +108,7 @@ class Premises:
             device=self.device,
             entropy=self.entropy,
             step_noise=self.step_noise,
+            compiled=self.compiled,
         )
         self.policy.check(config, agreement.plan)
         return agreement

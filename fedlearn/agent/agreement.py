@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from torch import nn
 
 from fedlearn.agent.local_work import work_for
-from fedlearn.config import RunConfig
+from fedlearn.config import Compile, RunConfig
 from fedlearn.contribution import Contributor, LocalWork, StackedWork
 from fedlearn.crypto.keystream import Entropy
 from fedlearn.data.dataset import Dataset
@@ -74,6 +74,7 @@ def agree(
     device: str,
     entropy: Entropy,
     step_noise: StepNoise = discrete_gaussian,
+    compiled: Compile = False,
 ) -> Agreement:
     """Derive the plan and the local work; `model` stays warm and is written in place from round to round.
 
@@ -86,6 +87,13 @@ def agree(
     derived = plan_for(config, dimension=layout.dimension, population_size=population_size)
     mechanism = MECHANISMS[config.privacy.mode]
     work, stacked = work_for(
-        config, derived, mechanism, model.to(device), device=device, entropy=entropy, step_noise=step_noise
+        config,
+        derived,
+        mechanism,
+        model.to(device),
+        device=device,
+        entropy=entropy,
+        step_noise=step_noise,
+        compiled=compiled,
     )
     return Agreement(config, derived, mechanism, layout, work, stacked)

@@ -2,13 +2,13 @@
 
 import logging
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from fractions import Fraction
 from typing import TypedDict
 
 from torch import nn
 
-from fedlearn.config import RunConfig
+from fedlearn.config import Compile, RunConfig
 from fedlearn.contribution import Contributor, LocalWork, StackedWork
 from fedlearn.crypto.keystream import Entropy
 from fedlearn.data.dataset import Dataset
@@ -18,6 +18,7 @@ from fedlearn.privacy.mechanisms import Mechanism
 from fedlearn.training.local import StepNoise, record_sum, train_privately, train_update
 from fedlearn.training.record_sums import has_closed_form
 from fedlearn.training.stacked.check import checked_trainer
+from fedlearn.training.stacked.compiled import CompiledModel, worth_compiling
 from fedlearn.training.stacked.model import stack
 from fedlearn.training.stacked.trainer import StackedTrainer, block_size
 
@@ -36,6 +37,7 @@ class Work:
     device: str
     entropy: Entropy = field(repr=False)
     step_noise: StepNoise
+    compiled: Compile
     _trainers: dict[tuple[int, ...], StackedTrainer | None] = field(default_factory=dict, repr=False)
 
     def record_sums(self, weights: Vector, client: Contributor) -> Vector:
@@ -96,10 +98,12 @@ class Work:
     ) -> Iterator[tuple[StackedTrainer, Sequence[Contributor], list[Dataset]]]:
         """Clients that are trained together, what they hold, and by what; none once the model failed its check."""
         size = block_size(self.plan.dimension, records_a_step, self.device)
-        for first in range(0, len(clients), size):
+        parts = -(-len(clients) // size)  # as even as can be: a last block of one client would be slow
+        for part in range(parts):
+            first, end = len(clients) * part // parts, len(clients) * (part + 1) // parts
             if None in self._trainers.values():
                 return
-            block = clients[first : first + size]
+            block = clients[first:end]
             held = [client.records() for client in block]
             trainer = self._trainer(held[0], private=private)
             if trainer is None:
@@ -109,14 +113,27 @@ class Work:
     def _trainer(self, like: Dataset, *, private: bool) -> StackedTrainer | None:
         """The trainer for records of this shape, checked at its first use."""
         if like.input_shape not in self._trainers:
-            self._trainers[like.input_shape] = checked_trainer(
+            found = checked_trainer(
                 self.model,
                 input_shape=like.input_shape,
                 classes=len(like.classes),
                 private=private,
                 device=self.device,
             )
+            if found is not None and self._compiles(found, like.input_shape):
+                found = replace(found, model=CompiledModel(found.model.kernels))
+            self._trainers[like.input_shape] = found
         return self._trainers[like.input_shape]
+
+    def _compiles(self, trainer: StackedTrainer, input_shape: tuple[int, ...]) -> bool:
+        """Whether steps go through the compiler: as `compiled` says, and for "auto" where a whole run's are enough."""
+        if self.compiled != "auto":
+            return self.compiled
+        batch = self.plan.planned_batch or self.config.training.batch_size
+        steps = self.config.run.rounds * self.plan.planned_cohort * (self.config.training.local_steps or 1)
+        return self.device == "cpu" and worth_compiling(
+            trainer.model, self.model, input_shape, int(steps * (batch or 0))
+        )
 
     def _settings(self) -> "_Settings":
         training = self.config.training
@@ -171,12 +188,13 @@ def work_for(
     device: str,
     entropy: Entropy,
     step_noise: StepNoise,
+    compiled: Compile = False,
 ) -> tuple[LocalWork, StackedWork | None]:
     """The work of the mode for one client, and for many at once where every layer of `model` has a stacked kernel.
 
     Record sums of one linear layer stay with their closed form, which is faster still.
     """
-    work = Work(config, plan, model, device, entropy, step_noise)
+    work = Work(config, plan, model, device, entropy, step_noise, compiled)
     one: dict[str, LocalWork] = {
         "record-sum": work.record_sums,
         "private-steps": work.private_steps,

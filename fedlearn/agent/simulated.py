@@ -245,6 +245,7 @@ def premises_of(data: SimulatedData, folder: Path, *, entropy: Entropy | None) -
         build=data.build_model,
         population_size=data.population_size,
         device=pick_device(config.runtime.device),
+        compiled=config.runtime.compile,
         step_noise=box_muller,
         entropy=entropy or stream_entropy(os.urandom),
     )

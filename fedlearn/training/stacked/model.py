@@ -56,25 +56,34 @@ class StackedModel:
         `present` is (clients, records), 0 for a record that only fills the batch up and 1 for the others. A record
         whose gradient is not finite counts as zeros, and leaves the others alone.
         """
+        *sums, finite = self.clipped(parameters, inputs, targets, present, max_grad_norm)
+        if finite.all():
+            return sums
+        # 0 * NaN is NaN, so the inputs of a record that is not finite have to go as well.
+        kept = present * finite
+        cleared = torch.where(kept.view(*kept.shape, *[1] * (inputs.dim() - 2)) > 0, inputs, inputs.new_zeros(()))
+        return self.clipped(parameters, cleared, targets, kept, max_grad_norm)[:-1]
+
+    def clipped(
+        self, parameters: Sequence[Tensor], inputs: Tensor, targets: Tensor, present: Tensor, max_grad_norm: float
+    ) -> list[Tensor]:
+        """`clipped_sum` where every gradient is finite; last, for each record whether its own is."""
         split = self._split(parameters)
         logits, saved = self._forward(split, inputs)
         delta = residuals(logits, targets)
         parts = self._backward(split, saved, delta, lambda kernel, kept, d: kernel.per_record(kept, d))
-        squares = torch.stack([part[0].double() for part in parts]).sum(dim=0)
-        norms = squares.sqrt()
-        finite = torch.isfinite(norms)
-        if not finite.all():
-            return self._clipped_one_by_one(parameters, inputs, targets, present * finite, max_grad_norm)
+        norms = torch.stack([part[0].double() for part in parts]).sum(dim=0).sqrt()
         factors = (torch.clamp(max_grad_norm / norms, max=1.0) * present).to(delta.dtype)
-        return [gradient for part in parts for gradient in part[1](factors)]
+        return [*(gradient for part in parts for gradient in part[1](factors)), torch.isfinite(norms)]
 
-    def _clipped_one_by_one(
-        self, parameters: Sequence[Tensor], inputs: Tensor, targets: Tensor, present: Tensor, max_grad_norm: float
-    ) -> Sums:
-        """Without the records that are not finite: 0 * NaN is NaN, so their inputs have to go as well."""
-        shape = (*present.shape, *[1] * (inputs.dim() - 2))
-        cleared = torch.where(present.view(shape) > 0, inputs, torch.zeros((), dtype=inputs.dtype))
-        return self.clipped_sum(parameters, cleared, targets, present, max_grad_norm)
+    def multiplications(self, parameters: Sequence[Tensor], inputs: Tensor) -> int:
+        """Multiply-adds of the products in a forward pass."""
+        count, values = 0, inputs.permute(0, 1, 3, 4, 2) if inputs.dim() == 5 else inputs
+        for kernel, own in self._split(parameters):
+            values, _ = kernel.forward(own, values)
+            if own and own[0].dim() == 3:  # (clients, out, in)
+                count += values.numel() * own[0].shape[2]
+        return count
 
     def _split(self, parameters: Sequence[Tensor]) -> list[tuple[Kernel, Sequence[Tensor]]]:
         """Each kernel and its own parameters."""

@@ -1,0 +1,114 @@
+"""The same steps through PyTorch's compiler, for long runs: what lies between two products becomes one loop.
+
+One graph serves blocks of every size from two clients and two records on; smaller ones are computed as they are. What
+was compiled is kept in the owner's own cache folder: in /tmp somebody else could have put something in its place.
+"""
+
+import logging
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Final
+
+import torch
+from torch import Tensor, nn
+
+from fedlearn.data.feature_cache import cache_folder
+from fedlearn.training.stacked.kernel import Sums
+from fedlearn.training.stacked.model import StackedModel
+
+__all__ = ["CompiledModel", "worth_compiling"]
+
+_log = logging.getLogger(__name__)
+
+# Multiply-adds from which on compiling, which takes some 15 s, saves more than it costs: on an x86 core 1e12 of them
+# took 43 s, compiled 29 s. A count and not a clock, so that a run can be repeated bit by bit.
+_WORTHWHILE: Final = 1e12
+_PASSES: Final = 3  # forward, and backward by weights and by inputs
+_TOLERANCE: Final = 1e-3  # of a result's length
+_LEAST: Final = 2  # clients or records: of 1, the compiler makes a graph of its own
+
+_Step = Callable[..., list[Tensor]]
+
+
+@dataclass(frozen=True, slots=True)
+class CompiledModel(StackedModel):
+    """A `StackedModel` whose steps are compiled at their first use.
+
+    Guarantees:
+        the first result of a step is compared with that of the kernels; where it differs by more than a thousandth of
+        its length, or where nothing can be compiled on this machine, the kernels go on, and the log says so once.
+    """
+
+    _compiled: dict[str, _Step | None] = field(default_factory=dict, init=False, repr=False, compare=False)
+
+    def gradient(self, parameters: Sequence[Tensor], inputs: Tensor, targets: Tensor, weights: Tensor) -> Sums:
+        """As `StackedModel.gradient`."""
+        plain = StackedModel(self.kernels).gradient
+        return self._run("gradient", plain, list(parameters), inputs, targets, weights)
+
+    def clipped(
+        self, parameters: Sequence[Tensor], inputs: Tensor, targets: Tensor, present: Tensor, max_grad_norm: float
+    ) -> list[Tensor]:
+        """As `StackedModel.clipped`."""
+        plain = StackedModel(self.kernels).clipped
+        return self._run("clipped", plain, list(parameters), inputs, targets, present, max_grad_norm)
+
+    def _run(self, name: str, plain: _Step, parameters: list[Tensor], inputs: Tensor, *batch: Tensor | float) -> Sums:
+        if min(inputs.shape[:2]) < _LEAST:
+            return plain(parameters, inputs, *batch)
+        if name not in self._compiled:
+            return self._try(name, plain, parameters, inputs, *batch)
+        step = self._compiled[name] or plain
+        return step(parameters, inputs, *batch)
+
+    def _try(self, name: str, plain: _Step, parameters: list[Tensor], inputs: Tensor, *batch: Tensor | float) -> Sums:
+        """The first result, by the kernels; and what they find of the compiled one."""
+        expected = plain(parameters, inputs, *batch)
+        self._compiled[name] = None
+        try:
+            step = _compile(plain, parameters, inputs, *batch)
+            difference = _apart(step(parameters, inputs, *batch), expected)
+        except Exception as error:  # no compiler, no room, a version that fails: the kernels need none of it
+            reason = str(error).strip().partition("\n")[0] or type(error).__name__
+            _log.warning("training goes on without PyTorch's compiler: %s", reason)
+            return expected
+        if difference <= _TOLERANCE:
+            self._compiled[name] = step
+        else:
+            _log.warning("the compiled step differs by %.1e of its length; training goes on without it", difference)
+        return expected
+
+
+def worth_compiling(model: StackedModel, plain: nn.Module, input_shape: tuple[int, ...], records: int) -> bool:
+    """Whether steps of `model`, the stacked form of `plain`, on `records` records in all are worth compiling."""
+    parameters = model.pack([parameter.detach()[None] for parameter in plain.parameters()])
+    like = parameters[0].new_zeros(1, 1, *input_shape)
+    return _PASSES * records * model.multiplications(parameters, like) >= _WORTHWHILE
+
+
+def _compile(plain: _Step, parameters: Sequence[Tensor], inputs: Tensor, *batch: Tensor | float) -> _Step:
+    """`plain` through the compiler, for any number of clients and records."""
+    os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(cache_folder() / "compiled"))
+    os.environ.setdefault("TORCHINDUCTOR_COMPILE_THREADS", "1")  # no pool of processes that outlives its use
+    import torch._dynamo
+    from torch.fx.experimental import _config as shapes  # two seconds and a hundred megabytes, only where it is used
+
+    for tensor in (*parameters, inputs, *(part for part in batch if isinstance(part, Tensor))):
+        torch._dynamo.maybe_mark_dynamic(tensor, 0)
+    for tensor in (inputs, *(part for part in batch if isinstance(part, Tensor))):
+        torch._dynamo.maybe_mark_dynamic(tensor, 1)
+    compiled = torch.compile(plain, fullgraph=True)
+
+    def step(*values: Sequence[Tensor] | Tensor | float) -> list[Tensor]:
+        # As many records as clients is an accident, no rule to compile in.
+        with shapes.patch(use_duck_shape=False):  # type: ignore[attr-defined]  # made when it is imported
+            return list(compiled(*values))
+
+    return step
+
+
+def _apart(found: Sequence[Tensor], expected: Sequence[Tensor]) -> float:
+    """The length of the difference, as a share of that of `expected`; NaN where either is not finite."""
+    one, other = (torch.cat([part.double().flatten() for part in parts]) for parts in (found, expected))
+    return float((one - other).norm() / other.norm().clamp(min=torch.finfo(torch.float64).tiny))
