@@ -230,7 +230,7 @@ class RunConfig(_Section):
             raise ConfigError(f"{place}: {sentence_of(error.errors()[0], cls)}") from None
         _check_names(config, place)
         _check_mode_has_its_keys(config, place)
-        _check_runtime(config.runtime, place)
+        _check_runtime(config.runtime, place, masking=config.secure_aggregation.masking)
         return config
 
     @classmethod
@@ -379,11 +379,12 @@ def _check_drawn(config: RunConfig, place: str) -> None:
         )
 
 
-def _check_runtime(runtime: RuntimeSection, place: str) -> None:
+def _check_runtime(runtime: RuntimeSection, place: str, *, masking: bool) -> None:
     """Refuse what would silently have no effect."""
-    if runtime.workers != 1:
+    if runtime.workers != 1 and (runtime.engine != "in-process" or masking):
         raise ConfigError(
-            f"{place}: runtime.workers is {runtime.workers}; more processes are not built yet: expected 1"
+            f"{place}: runtime.workers is {runtime.workers}; processes share the work of the in-process engine without "
+            "masking, so expected 1"
         )
     if runtime.ray_address is not None and runtime.engine != "ray":
         raise ConfigError(f'{place}: runtime.ray_address is set; only engine "ray" has a use for it, so leave it out')

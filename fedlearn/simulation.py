@@ -11,6 +11,7 @@ from safetensors import SafetensorError
 from safetensors.numpy import load_file
 from torch import nn
 
+from fedlearn.agent.processes import worker_count
 from fedlearn.agent.simulated import SimulatedData, coordinator_key, load_simulated_data
 from fedlearn.agent.source import data_options
 from fedlearn.checkpoint import RunFolder, fresh_folder, load_run
@@ -116,7 +117,7 @@ def _check_before_writing(data: SimulatedData) -> None:
     _ = data.plan
     if data.config.runtime.engine == "ray":
         check_ray()
-    pick_device(data.config.runtime.device)
+    worker_count(data.config.runtime.workers, pick_device(data.config.runtime.device))
     check_options(data.config.training.strategy, data.config.training.strategy_options)
 
 

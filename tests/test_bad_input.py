@@ -157,7 +157,14 @@ CASES: dict[str, tuple[tuple[str, ...], str]] = {
         simulate("runtime.compile=maybe"),
         r"runtime\.compile is \"maybe\"; expected one of True, False or 'auto'",
     ),
-    "workers": (simulate("runtime.workers=2"), r"runtime\.workers is 2; more processes are not built yet"),
+    "workers where clients mask": (
+        simulate("runtime.workers=2"),
+        r"runtime\.workers is 2; .* without masking, so expected 1",
+    ),
+    "workers on a GPU": (
+        simulate("runtime.workers=2", "secure_aggregation.masking=false", "runtime.device=cuda"),
+        r"runtime\.(workers is 2 on device|device is \"cuda\", which PyTorch does not find)",
+    ),
     "option of no strategy": (simulate("training.strategy_options.momentum=1"), r"did you mean server_momentum\?"),
     "momentum that diverges": (
         simulate("training.strategy_options.server_momentum=5"),

@@ -30,6 +30,7 @@ class Agreement:
     layout: Layout
     work: LocalWork = field(repr=False)
     stacked: StackedWork | None = field(repr=False)
+    block: int  # clients who are trained together
 
     def contributor(self, records: Callable[[], Dataset], round_number: int, *, client: int) -> Contributor:
         """Client number `client` in one round."""
@@ -86,7 +87,7 @@ def agree(
     layout = layout_of(model)
     derived = plan_for(config, dimension=layout.dimension, population_size=population_size)
     mechanism = MECHANISMS[config.privacy.mode]
-    work, stacked = work_for(
+    work, stacked, block = work_for(
         config,
         derived,
         mechanism,
@@ -96,4 +97,4 @@ def agree(
         step_noise=step_noise,
         compiled=compiled,
     )
-    return Agreement(config, derived, mechanism, layout, work, stacked)
+    return Agreement(config, derived, mechanism, layout, work, stacked, block)

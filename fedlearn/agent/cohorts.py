@@ -6,19 +6,23 @@ its own, so that a million cost nothing until they are asked.
 """
 
 import logging
+import os
 from collections.abc import Collection, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Final
 
 from fedlearn.agent.agreement import Agreement
+from fedlearn.agent.crew import Chunk, Crew, OneProcess, SeededEntropy, chunks_of
+from fedlearn.agent.processes import Processes, worker_count
 from fedlearn.agent.simulated import Holdings, SimulatedData, premises_of
 from fedlearn.attempts import AttemptFailedError, Summed
 from fedlearn.contribution import clean_sum
-from fedlearn.crypto.keystream import Entropy
+from fedlearn.crypto.keystream import Entropy, stream_entropy
 from fedlearn.errors import FedlearnError, ProtocolError
 from fedlearn.layout import read_model
 from fedlearn.ledger import Ledger, Reservation
+from fedlearn.privacy.clipping import Vector
 from fedlearn.privacy.quantization import IntVector, to_lanes
 
 __all__ = ["CLIENTS", "Position", "SimulatedCohorts"]
@@ -41,8 +45,11 @@ class SimulatedCohorts:
 
     def __init__(self, data: SimulatedData, folder: Path, *, entropy: Entropy | None = None) -> None:
         """`entropy`, for noise and coins, is the operating system's unless a test brings its own."""
-        self._premises = premises_of(data, folder, entropy=entropy)
+        self._entropy, self._coins = entropy or stream_entropy(os.urandom), SeededEntropy()
+        self._premises = premises_of(data, folder, entropy=self._coins)
+        self._workers = worker_count(data.config.runtime.workers, self._premises.device)
         self._holdings = Holdings(data)
+        self._crew: Crew | None = None
         self._position: Position = ("", -1, -1)
         self._agreement: Agreement | None = None
         self._premises.open_account(CLIENTS, order=data.plan.ledger_order)
@@ -53,7 +60,9 @@ class SimulatedCohorts:
         return self._premises.ledger
 
     def close(self) -> None:
-        """Close the ledger."""
+        """Let the workers go, and close the ledger."""
+        if self._crew is not None:
+            self._crew.close()
         self._premises.close()
 
     def agree(self, position: Position, cohort: Sequence[int], config: bytes) -> Sequence[int]:
@@ -106,13 +115,32 @@ class SimulatedCohorts:
     def _noised_sum(
         self, agreement: Agreement, members: Sequence[int], model: bytes, *, round_number: int
     ) -> IntVector:
-        total = clean_sum(
-            read_model(model, agreement.layout),
-            [agreement.contributor(partial(self._holdings.records, k), round_number, client=k) for k in members],
+        """Chunks come with the seeds of their coins; the noise of the sum is drawn here, once, when all are there."""
+        chunks = chunks_of(members, round_number, block=agreement.block, entropy=self._entropy)
+        total = self._working(agreement).clean_sum(read_model(model, agreement.layout), list(chunks))
+        total += agreement.mechanism.noise_of_sum(agreement.plan, len(members), self._entropy)
+        return total
+
+    def _working(self, agreement: Agreement) -> Crew:
+        """The crew, hired at the first sum: processes are forked when all that they need is in memory."""
+        if self._crew is None:
+            by_chunk = partial(self._sum_of_chunk, agreement)
+            several = self._workers > 1
+            dimension = agreement.plan.dimension
+            self._crew = Processes(self._workers, dimension, by_chunk) if several else OneProcess(by_chunk)
+        return self._crew
+
+    def _sum_of_chunk(self, agreement: Agreement, weights: Vector, chunk: Chunk) -> IntVector:
+        self._coins.begin(chunk.seed)
+        holders = [partial(self._holdings.records, client) for client in chunk.members]
+        return clean_sum(
+            weights,
+            [
+                agreement.contributor(records, chunk.round_number, client=client)
+                for client, records in zip(chunk.members, holders, strict=True)
+            ],
             work=agreement.work,
             stacked=agreement.stacked,
             mechanism=agreement.mechanism,
             plan=agreement.plan,
         )
-        total += agreement.mechanism.noise_of_sum(agreement.plan, len(members), self._premises.entropy)
-        return total

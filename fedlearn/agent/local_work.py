@@ -14,7 +14,7 @@ from fedlearn.crypto.keystream import Entropy
 from fedlearn.data.dataset import Dataset
 from fedlearn.privacy.calibration import Plan
 from fedlearn.privacy.clipping import Vector
-from fedlearn.privacy.mechanisms import Mechanism
+from fedlearn.privacy.mechanisms import MECHANISMS, Mechanism
 from fedlearn.training.local import StepNoise, record_sum, train_privately, train_update
 from fedlearn.training.record_sums import has_closed_form
 from fedlearn.training.stacked.check import checked_trainer
@@ -39,6 +39,17 @@ class Work:
     step_noise: StepNoise
     compiled: Compile
     _trainers: dict[tuple[int, ...], StackedTrainer | None] = field(default_factory=dict, repr=False)
+
+    @property
+    def block(self) -> int:
+        """How many clients are trained together, by the records that a client of the plan has in a step."""
+        records = {
+            "record-sum": self.plan.divisor / self.plan.planned_cohort,
+            "private-steps": self.plan.planned_batch,
+            "update": self.config.training.batch_size,
+        }[MECHANISMS[self.plan.mode].local_work]
+        assert records is not None
+        return block_size(self.plan.dimension, int(records), self.device)
 
     def record_sums(self, weights: Vector, client: Contributor) -> Vector:
         """One sum of clipped gradients (mode record-distributed)."""
@@ -70,8 +81,7 @@ class Work:
         """`record_sums` of many clients, block by block; of nobody where the model cannot be stacked."""
         privacy = self.config.privacy
         assert privacy.max_grad_norm is not None
-        planned = max(1, int(self.plan.divisor) // self.plan.planned_cohort)  # records that one client sums
-        for trainer, _, held in self._blocks(clients, planned, private=True):
+        for trainer, _, held in self._blocks(clients, private=True):
             yield trainer.record_sums(
                 weights,
                 held,
@@ -82,23 +92,20 @@ class Work:
 
     def stacked_private_steps(self, weights: Vector, clients: Sequence[Contributor]) -> Iterator[Vector]:
         """`private_steps` of many clients, block by block; of nobody where the model cannot be stacked."""
-        assert self.plan.planned_batch is not None
-        for trainer, _, held in self._blocks(clients, int(self.plan.planned_batch), private=True):
+        for trainer, _, held in self._blocks(clients, private=True):
             yield trainer.private_updates(weights, held, **self._private_settings())
 
     def stacked_updates(self, weights: Vector, clients: Sequence[Contributor]) -> Iterator[Vector]:
         """`update` of many clients, block by block; of nobody where the model cannot be stacked."""
-        assert self.config.training.batch_size is not None
-        for trainer, block, held in self._blocks(clients, self.config.training.batch_size, private=False):
+        for trainer, block, held in self._blocks(clients, private=False):
             seeds = [client.batch_seed for client in block]
             yield trainer.updates(weights, list(zip(held, seeds, strict=True)), **self._settings())
 
     def _blocks(
-        self, clients: Sequence[Contributor], records_a_step: int, *, private: bool
+        self, clients: Sequence[Contributor], *, private: bool
     ) -> Iterator[tuple[StackedTrainer, Sequence[Contributor], list[Dataset]]]:
         """Clients that are trained together, what they hold, and by what; none once the model failed its check."""
-        size = block_size(self.plan.dimension, records_a_step, self.device)
-        parts = -(-len(clients) // size)  # as even as can be: a last block of one client would be slow
+        parts = -(-len(clients) // self.block)  # as even as can be: a last block of one client would be slow
         for part in range(parts):
             first, end = len(clients) * part // parts, len(clients) * (part + 1) // parts
             if None in self._trainers.values():
@@ -189,10 +196,11 @@ def work_for(
     entropy: Entropy,
     step_noise: StepNoise,
     compiled: Compile = False,
-) -> tuple[LocalWork, StackedWork | None]:
+) -> tuple[LocalWork, StackedWork | None, int]:
     """The work of the mode for one client, and for many at once where every layer of `model` has a stacked kernel.
 
-    Record sums of one linear layer stay with their closed form, which is faster still.
+    The number is that of clients who are trained together. Record sums of one linear layer stay with their closed form,
+    which is faster still.
     """
     work = Work(config, plan, model, device, entropy, step_noise, compiled)
     one: dict[str, LocalWork] = {
@@ -204,7 +212,7 @@ def work_for(
     if not has_closed_form(model):
         many["record-sum"] = work.stacked_record_sums
     stackable = stack(model) is not None
-    return one[mechanism.local_work], many.get(mechanism.local_work) if stackable else None
+    return one[mechanism.local_work], many.get(mechanism.local_work) if stackable else None, work.block
 
 
 def _records_or_none(client: Contributor) -> Dataset | None:
