@@ -36,6 +36,7 @@ __all__ = [
     "Acceptance",
     "Start",
     "holder_process",
+    "known_to_node",
     "run",
     "start_in_background",
     "stop",
@@ -181,7 +182,7 @@ def _supervise(start: Start, tell: Tell) -> None:
     if start.only == "agent":
         address, agent_socket = "", HolderPolicy.load(start.policy_path).socket_path
     else:
-        address, agent_socket = _known_to_node(start.node_folder)
+        address, agent_socket = known_to_node(start.node_folder)
     Supervisor(
         start.lock_folder,
         agent=None if start.only == "node" else _agent_part(start, log),
@@ -250,8 +251,12 @@ def _agent_part(start: Start, log: Path) -> Part:
     return Part("agent", command, dict(os.environ), log / "agent.jsonl")
 
 
-def _known_to_node(folder: Path) -> tuple[str, Path]:
-    """The coordinator's address and the agent's socket."""
+def known_to_node(folder: Path) -> tuple[str, Path]:
+    """The coordinator's address and the agent's socket, as a node's folder has them.
+
+    Raises:
+        ConfigError: it has not.
+    """
     path = folder / NODE_FILE
     try:
         values = tomllib.loads(path.read_text(encoding="utf-8"))

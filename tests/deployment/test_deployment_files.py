@@ -124,6 +124,8 @@ def test_the_run_lines_work_in_an_empty_environment(tmp_path):
         "import fedlearn, torch; print(fedlearn.__file__, torch.version.cuda)",
     ]
     told = subprocess.run(where, capture_output=True, text=True, check=True, cwd=tmp_path, env=environment).stdout
+    size = subprocess.run(["du", "-sm", str(target)], capture_output=True, text=True, check=True).stdout.split()[0]
+    print(f"\nthe environment of an image: {size} MB")
     assert told.startswith(str(target))
     assert told.split()[1] == "None"
 

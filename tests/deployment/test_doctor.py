@@ -14,6 +14,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+import tomli_w
 from server_files import invited, new_home
 from typer.testing import CliRunner
 
@@ -25,6 +26,7 @@ from fedlearn.deployment.doctor import Check, examine
 from fedlearn.deployment.doctor.installation import device_line, package_lines, python_line
 from fedlearn.deployment.doctor.network import ask_server, clock_line, date_line, way_lines
 from fedlearn.durable import write_whole
+from fedlearn.flower.node_app import SOCKET_KEY
 from fedlearn.ledger import Ledger
 from fedlearn.privacy.guarantee import PrivacyUnit
 from tests.holder_files import FOUR, small_roster, write_policy
@@ -437,6 +439,13 @@ class TestUsers:
         give_all(holder)
         assert "chmod 750" in the(holder, "users", "error")
         (holder.parent / "door").chmod(0o755)
+        assert "client join --system writes it" in the(holder, "users", "error")
+        (holder.parent / "node").mkdir()
+        for socket in ("elsewhere", "door"):
+            known = {"superlink": "localhost:1", SOCKET_KEY: f"{holder.parent.resolve()}/{socket}/agent.sock"}
+            (holder.parent / "node" / "node.toml").write_text(tomli_w.dumps(known))
+            if socket == "elsewhere":
+                assert "elsewhere/agent.sock; the policy has" in the(holder, "users", "error")
         assert "can read none of them" in the(holder, "users", "ok")
         holder.chmod(0o755)
         (holder / "client.toml").chmod(0o644)

@@ -13,7 +13,7 @@ from fedlearn.deployment.doctor.records import records_line
 from fedlearn.deployment.holder_status import running_parts
 from fedlearn.deployment.joining import Joined
 from fedlearn.deployment.policy_check import PolicyCheck, check_policy
-from fedlearn.deployment.starting import NODE_FOLDER, holder_process
+from fedlearn.deployment.starting import NODE_FOLDER, holder_process, known_to_node
 from fedlearn.deployment.users import AGENT_USER, NODE_USER, Users, may
 from fedlearn.errors import ConfigError, FedlearnError
 from fedlearn.holder_policy import HolderPolicy
@@ -94,6 +94,11 @@ def _users(policy: HolderPolicy) -> Iterator[Check]:
         told = f"{NODE_USER} cannot enter {door}, where agent.socket lies"
         move = 'let it lie in a folder of its own: agent.socket = "../door/agent.sock"'
         yield error("users", told, move if door == folder else f"chgrp fedlearn {door}; chmod 750 {door}")
+    elif (socket := known_to_node(folder.parent / NODE_FOLDER)[1]) != policy.socket_path.resolve():
+        told = (
+            f"the node looks for the agent at {socket}; the policy has agent.socket at {policy.socket_path.resolve()}"
+        )
+        yield error("users", told, "write the former into the policy: the latter is not told to the node any more")
     elif not seen and not unseen:
         yield ok("users", f"{AGENT_USER} owns records, key and ledger; {NODE_USER} can read none of them")
 

@@ -78,7 +78,7 @@ def device_line(chosen: str, *, torch_version: str, built_for: str | None, gpu: 
         return warning(
             "device",
             f"{idle}: PyTorch {torch_version} is a build without CUDA",
-            "pip install torch --index-url https://download.pytorch.org/whl/cu128 (or the CUDA of your driver)",
+            "pip install torch --index-url https://download.pytorch.org/whl/cu130 (or the CUDA of your driver)",
         )
     return warning(
         "device",
