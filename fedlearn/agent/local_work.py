@@ -1,6 +1,7 @@
 """What a configuration means as local work: for one client, and for many in one batched step where it can be."""
 
 import logging
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from fractions import Fraction
@@ -42,14 +43,18 @@ class Work:
 
     @property
     def block(self) -> int:
-        """How many clients are trained together, by the records that a client of the plan has in a step."""
+        """How many clients are trained together, by the records that a client of the plan has in a step.
+
+        Where coins choose the records it is five steps' worth of clients, who are then sorted by what was chosen.
+        """
         records = {
             "record-sum": self.plan.divisor / self.plan.planned_cohort,
             "private-steps": self.plan.planned_batch,
             "update": self.config.training.batch_size,
         }[MECHANISMS[self.plan.mode].local_work]
         assert records is not None
-        return block_size(self.plan.dimension, int(records), self.device)
+        sorted_by_size = MECHANISMS[self.plan.mode].samples_records
+        return block_size(self.plan.dimension, math.ceil(records / 5 if sorted_by_size else records), self.device)
 
     def record_sums(self, weights: Vector, client: Contributor) -> Vector:
         """One sum of clipped gradients (mode record-distributed)."""

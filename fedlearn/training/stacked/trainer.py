@@ -64,7 +64,7 @@ class StackedTrainer:
             local = start.repeat(len(clients), 1)
             views = self._views(local)
             for chosen in steps:
-                inputs, targets, present = records.batch(chosen)
+                inputs, targets, present = records.batch(chosen, range(len(clients)))
                 sizes = present.sum(dim=1, keepdim=True).clamp(min=1)
                 gradients = self.model.gradient(views, inputs, targets, present / sizes)
                 for parameter, gradient in zip(views, gradients, strict=True):
@@ -84,8 +84,10 @@ class StackedTrainer:
         with one_thread(), torch.inference_mode():
             chosen = [poisson_sample(len(held), sampling_probability, entropy) for held in clients]
             start = self._packed(torch.from_numpy(weights.astype(np.float64))).numpy()
-            local = np.tile(start, (len(clients), 1))
-            sums = self._clipped_sums(local, _Records(self, clients), chosen, max_grad_norm)
+            records, sums = _Records(self, clients), np.empty((len(clients), start.shape[1]))
+            for members in self._of_like_size(chosen):
+                rows = np.tile(start, (len(members), 1))
+                sums[members] = self._clipped_sums(rows, records, members, chosen, max_grad_norm)
             return self._unpacked(torch.from_numpy(sums)).numpy()
 
     def private_updates(
@@ -110,20 +112,41 @@ class StackedTrainer:
             local = np.tile(start, (len(clients), 1))
             for _ in range(local_steps):
                 chosen = [poisson_sample(len(held), sampling_probability, entropy) for held in clients]
-                moves = truncate(self._clipped_sums(local, records, chosen, max_grad_norm), grid, overwrite=True)
-                for row in moves:
-                    row += step_noise(step_noise_std, len(row), entropy)
-                local -= step * moves
+                for members in self._of_like_size(chosen):
+                    rows = local[members]
+                    moves = truncate(
+                        self._clipped_sums(rows, records, members, chosen, max_grad_norm), grid, overwrite=True
+                    )
+                    for row in moves:
+                        row += step_noise(step_noise_std, len(row), entropy)
+                    local[members] = rows - step * moves
             return self._unpacked(torch.from_numpy(local - start)).numpy()
 
+    def _of_like_size(self, chosen: Sequence[Indices]) -> Iterator[list[int]]:
+        """All members by the size of what was `chosen`, the largest first, so many together as make up a block."""
+        left = sorted(range(len(chosen)), key=lambda member: -len(chosen[member]))
+        while left:
+            count = block_size(1, len(chosen[left[0]]), self.device)
+            yield left[:count]
+            left = left[count:]
+
     def _clipped_sums(
-        self, local: Vector, records: "_Records", chosen: Sequence[Indices], max_grad_norm: float
+        self,
+        rows: Vector,
+        records: "_Records",
+        members: Sequence[int],
+        chosen: Sequence[Indices],
+        max_grad_norm: float,
     ) -> Vector:
-        """Sums of clipped gradients, (clients, d) float64: float32 inside a chunk of 64 records, float64 across."""
-        views = self._views(torch.from_numpy(local).to(self.device, self.dtype))
-        total = torch.zeros(local.shape, dtype=torch.float64)
-        for first in range(0, max(map(len, chosen)), _CHUNK):
-            inputs, targets, present = records.batch([taken[first : first + _CHUNK] for taken in chosen])
+        """Sums of the clipped gradients of `members`, whose weights are `rows`, over the records `chosen` by each.
+
+        The result is (members, d) float64: float32 inside a chunk of 64 records, float64 across.
+        """
+        views = self._views(torch.from_numpy(rows).to(self.device, self.dtype))
+        total = torch.zeros(rows.shape, dtype=torch.float64)
+        for first in range(0, max(len(chosen[member]) for member in members), _CHUNK):
+            taken = [chosen[member][first : first + _CHUNK] for member in members]
+            inputs, targets, present = records.batch(taken, members)
             sums = self.model.clipped_sum(views, inputs, targets, present, max_grad_norm)
             total += _flat(sums).to("cpu", torch.float64)
         return total.numpy()
@@ -157,12 +180,12 @@ class _Records:
         self._targets = torch.from_numpy(labels).to(trainer.device)
         self._dtype = trainer.dtype
 
-    def batch(self, chosen: Sequence[Indices]) -> tuple[Tensor, Tensor, Tensor]:
-        """Inputs, targets and weights of one or nothing, (clients, records, …): each client's own `chosen` records."""
+    def batch(self, chosen: Sequence[Indices], members: Sequence[int]) -> tuple[Tensor, Tensor, Tensor]:
+        """Inputs, targets and weights of one or nothing, (clients, records, …): what each of `members` has `chosen`."""
         widest = max(1, *map(len, chosen))
         places = np.full((len(chosen), widest), len(self._targets) - 1, dtype=np.int64)
         present = np.zeros(places.shape, dtype=np.float32)
-        for row, (start, taken) in enumerate(zip(self._starts, chosen, strict=True)):
+        for row, (start, taken) in enumerate(zip(self._starts[list(members)], chosen, strict=True)):
             places[row, : len(taken)], present[row, : len(taken)] = start + taken, 1
         index = torch.from_numpy(places).to(self._inputs.device)
         weights = torch.from_numpy(present).to(self._inputs.device, self._dtype)
