@@ -1,11 +1,12 @@
 # `make simulate` and `make test` need nothing but Python 3.11 and make.
 PYTHON ?= python3
+SEED ?= 1
 BIN := .venv/bin
 STAMP := .venv/.installed
 PEERS := .peers/.installed
 FASHION := .data/usr/share/datasets/fashion-mnist/train-images-idx3-ubyte.gz
 
-.PHONY: install simulate test check e2e bench bench-peers soak lock data
+.PHONY: install simulate test check e2e bench bench-peers soak crashes lock data
 
 install: $(STAMP)
 
@@ -53,6 +54,9 @@ $(PEERS): simulations/benchmarks/peers.txt
 	touch $(PEERS)
 
 soak: install
+	$(BIN)/python -m tests.soak --seed $(SEED)
+
+crashes: install
 	FEDLEARN_MUTATIONS=1000000 $(BIN)/python -m pytest tests/attacks/test_mutated_messages.py --timeout 1500
 	FEDLEARN_KILLS=50 $(BIN)/python -m pytest tests/test_crashes.py --timeout 1500
 

@@ -1,5 +1,6 @@
 """A data holder's folder for tests: a small roster, and a policy that accepts the digits scenario of four."""
 
+import hashlib
 import re
 from pathlib import Path
 
@@ -49,8 +50,13 @@ def client_id(member: int) -> bytes:
     return bytes([member + 1]) * 16
 
 
+def seed(member: int) -> bytes:
+    """What a member's key file holds; 99 is the coordinator."""
+    return hashlib.sha256(b"the key of member %d" % member).digest()
+
+
 def key(member: int) -> SigningKey:
-    return SigningKey(bytes([100 + member]) * 32)
+    return SigningKey(seed(member))
 
 
 def entry(member: int, name: str | None = None, signing_key: SigningKey | None = None) -> RosterEntry:
@@ -77,7 +83,7 @@ def write_policy(
         text, count = re.subn(rf"(?m)^{name} = .*$", f"{name} = {value}", text)
         assert count == 1
     (folder / "roster.toml").write_bytes(roster.content)
-    write_whole(folder / "identity.key", bytes([100 + member]) * 32, mode=0o600)
+    write_whole(folder / "identity.key", seed(member), mode=0o600)
     path = folder / "client.toml"
     path.write_text(text, encoding="utf-8")
     return path

@@ -76,7 +76,9 @@ class LossyGrid(Grid):
         for message in messages:
             stage, node = message.metadata.message_type.partition(".")[2], message.metadata.dst_node_id
             with self._pushing:
-                copies = sum((s.stage, s.node, _body(s.message)) == (stage, node, _body(message)) for s in self.sent)
+                copies = sum(
+                    (s.stage, s.node, body_of(s.message)) == (stage, node, body_of(message)) for s in self.sent
+                )
                 self.sent.append(Sent(stage, node, message))
             fate = self.fate_of(stage, node, copies)
             ids.append(message.metadata.message_id)
@@ -113,5 +115,6 @@ class LossyGrid(Grid):
             self._replies[message.metadata.message_id] = reply
 
 
-def _body(message: Message) -> bytes:
+def body_of(message: Message) -> bytes:
+    """The frame that a message carries."""
     return message.content["fedlearn"]["frame"]

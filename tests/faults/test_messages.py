@@ -7,11 +7,11 @@ from collections.abc import Callable
 
 import numpy as np
 import pytest
-from flwr.app import Array, ArrayRecord, ConfigRecord, Error, Message, MetricRecord, RecordDict
+from flwr.app import Error, Message
 
-from fedlearn.agent.frames import REFUSAL
 from fedlearn.errors import RunFailedError
 from fedlearn.flower.records import pack
+from tests.faults.bad_replies import BAD_REPLIES, in_the_place_of
 from tests.faults.lossy_grid import Fate
 
 STAGES = ("advertise", "share", "masked", "consistency", "unmask")
@@ -80,49 +80,6 @@ def test_f2_a_copy_that_arrives_while_the_first_is_computed_gets_the_same_vector
     assert run.releases() == [1, 1, 1, 1]
 
 
-def array_reply(values: np.ndarray) -> RecordDict:
-    return RecordDict({"arrays": ArrayRecord([values]), "metrics": MetricRecord({"num-examples": 1.0})})
-
-
-def frame_with(**records: object) -> RecordDict:
-    content = pack(b"x" * 80)
-    for name, record in records.items():
-        content[name.replace("_", "-")] = record
-    return content
-
-
-def liar_array() -> ArrayRecord:
-    """The header of an .npy file of 8 TB, and no data."""
-    head = b"\x93NUMPY\x01\x00v\x00{'descr': '<f8', 'fortran_order': False, 'shape': (1000000000000,), }"
-    return ArrayRecord({"0": Array("float64", (10**12,), "numpy.ndarray", head.ljust(128))})
-
-
-BAD_REPLIES = {
-    "NaN": array_reply(np.full(650, np.nan)),
-    "infinite": array_reply(np.full(650, np.inf)),
-    "huge": array_reply(np.full(650, 1e30)),
-    "complex": array_reply(np.zeros(650, np.complex64)),
-    "integers": array_reply(np.zeros(650, np.int64)),
-    "another shape": array_reply(np.zeros((3, 3))),
-    "strings": array_reply(np.array(["a", "b"])),
-    "an array of 8 TB": RecordDict({"arrays": liar_array()}),
-    "weight NaN": RecordDict({"metrics": MetricRecord({"num-examples": float("nan")})}),
-    "another record name": RecordDict({"other": ConfigRecord({"frame": b"x"})}),
-    "another key": RecordDict({"fedlearn": ConfigRecord({"other": b"x"})}),
-    "two keys": RecordDict({"fedlearn": ConfigRecord({"frame": b"x", "other": b"x"})}),
-    "nothing": RecordDict(),
-    "a second record": frame_with(metrics=MetricRecord({"loss": 1.0})),
-    "text": RecordDict({"fedlearn": ConfigRecord({"frame": "text"})}),
-    "a list": RecordDict({"fedlearn": ConfigRecord({"frame": [b"x"]})}),
-    "many keys": RecordDict({"fedlearn": ConfigRecord({f"k{i}": 1 for i in range(5000)})}),
-    "empty bytes": pack(b""),
-    "short bytes": pack(b"x"),
-    "long bytes": pack(bytes(3 << 20)),
-    "a refusal without a signature": pack(REFUSAL),
-    "a vector of zeros without a signature": pack(bytes(4 * 653 + 64)),
-}
-
-
 def test_f10_after_every_kind_of_bad_reply_the_real_one_is_still_taken(lossy_run):
     """Node 4 answers each copy with another bad reply, and in the end as it should."""
     told = dict(BAD_REPLIES)
@@ -131,7 +88,7 @@ def test_f10_after_every_kind_of_bad_reply_the_real_one_is_still_taken(lossy_run
         if (stage, node) != ("masked", 4) or not told:
             return Fate()
         bad = told.pop(next(iter(told)))
-        return Fate(reply=lambda message: Message(bad, reply_to=_question(message)))
+        return Fate(reply=lambda message: Message(bad, reply_to=in_the_place_of(message)))
 
     run = lossy_run(fate_of, "secure_aggregation.stage_seconds=[2, 2, 30, 2, 2]")
     (result,) = run.go()
@@ -150,7 +107,7 @@ def test_f10_after_every_kind_of_bad_reply_the_real_one_is_still_taken(lossy_run
 )
 def test_f10_who_has_nothing_but_bad_replies_is_out_and_the_round_goes_on(lossy_run, name):
     def instead(message: Message) -> Message:
-        return Message(BAD_REPLIES[name], reply_to=_question(message))
+        return Message(BAD_REPLIES[name], reply_to=in_the_place_of(message))
 
     run = lossy_run(only("masked", 4, Fate(reply=instead), copies=tuple(range(1000))), "run.spare_rounds=0")
     (result,) = run.go()
@@ -159,18 +116,9 @@ def test_f10_who_has_nothing_but_bad_replies_is_out_and_the_round_goes_on(lossy_
     assert np.isfinite(result.loss)
 
 
-def _question(reply: Message) -> Message:
-    """A message like the one that was asked, to reply to."""
-    from fedlearn.flower.in_process_grid import make_message
-
-    question = make_message(RecordDict(), reply.metadata.message_type, reply.metadata.src_node_id, "")
-    question.metadata.__dict__["_message_id"] = reply.metadata.reply_to_message_id
-    return question
-
-
 def test_f9_an_error_of_flower_with_text_reaches_no_log(lossy_run, caplog):
     def failed(message: Message) -> Message:
-        return Message(Error(2, "<class 'ValueError'>:<'patient-4711'>"), reply_to=_question(message))
+        return Message(Error(2, "<class 'ValueError'>:<'patient-4711'>"), reply_to=in_the_place_of(message))
 
     run = lossy_run(only("masked", 2, Fate(reply=failed)))
     (result,) = run.go()
@@ -190,7 +138,7 @@ def test_f11_a_forged_reply_is_dropped_and_the_real_one_is_still_taken(lossy_run
 
     def forge(message: Message) -> Message:
         assert ready.wait(5)
-        return Message(own["masked"].content, reply_to=_question(message))
+        return Message(own["masked"].content, reply_to=in_the_place_of(message))
 
     def fate_of(stage: str, node: int, copy: int) -> Fate:
         if stage == "masked" and node == 1 and copy == 0:
@@ -208,7 +156,7 @@ def test_f11_a_node_is_the_member_whose_key_signed_not_the_one_it_claims(lossy_r
 
     def claim(message: Message) -> Message:
         said = message.content["fedlearn"]["frame"]
-        return Message(pack((1).to_bytes(16, "big") + said[16:]), reply_to=_question(message))
+        return Message(pack((1).to_bytes(16, "big") + said[16:]), reply_to=in_the_place_of(message))
 
     run = lossy_run(only("identify", 1, Fate(reply=claim), copies=tuple(range(100))))
     (result,) = run.go()
