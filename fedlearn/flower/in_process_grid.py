@@ -9,6 +9,7 @@ from flwr.app import DEFAULT_TTL, Context, Error, Message, Metadata, RecordDict
 from flwr.clientapp import ClientApp
 from flwr.serverapp import Grid
 from flwr.supercore.run import Run
+from flwr.supercore.task_identity import TaskIdentity
 
 from fedlearn.attempts import CohortSums
 from fedlearn.checkpoint import Progress
@@ -53,6 +54,8 @@ class InProcessGrid(Grid):
         self._app, self._nodes, self._prepare = app, range(1, population_size + 1), prepare
         self.sums_at = sums_at
         self._run = Run.create_empty(0)
+        # Flower's strategies make messages of their own, which take from here who sends them.
+        TaskIdentity.task_id, TaskIdentity.run_id, TaskIdentity.node_id = 1, 0, 0
         self._contexts: dict[int, Context] = {}
         self._replies: dict[str, Message] = {}
 
@@ -77,7 +80,7 @@ class InProcessGrid(Grid):
 
     def push_messages(self, messages: Iterable[Message]) -> list[str]:
         """Run the app on each message at once; a failing app becomes an error reply, as it does on Flower's engines."""
-        pushed = list(messages)
+        pushed = [_named(message) for message in messages]
         if self._prepare:
             for message_type in dict.fromkeys(message.metadata.message_type for message in pushed):
                 group = {m.metadata.dst_node_id - 1: m for m in pushed if m.metadata.message_type == message_type}
@@ -106,3 +109,10 @@ class InProcessGrid(Grid):
             return self._app(message, self._contexts[node])
         except Exception:  # whatever an app raises is a failed client, never a failed run
             return Message(Error(_APP_FAILED, "the ClientApp failed"), reply_to=message)
+
+
+def _named(message: Message) -> Message:
+    """The message with an id; one that a strategy made has none yet, and Flower's own grid sets it in this way too."""
+    if not message.metadata.message_id:
+        message.metadata.__dict__["_message_id"] = uuid4().hex
+    return message

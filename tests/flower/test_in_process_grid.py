@@ -26,15 +26,13 @@ def averaging_app() -> ClientApp:
     return app
 
 
-# Flower's own strategies build messages that need a Flower task around them, so the messages are made by the grid.
-def test_flowers_strategy_averages_what_an_unmodified_client_app_sends():
-    grid = InProcessGrid(averaging_app(), 5)
-    content = RecordDict({"arrays": ArrayRecord([np.zeros(3)])})
-    messages = [grid.create_message(content, "train", node, "1") for node in grid.get_node_ids()]
-    replies = grid.send_and_receive(messages)
-    averaged, _ = FedAvg(fraction_evaluate=0.0).aggregate_train(1, replies)
-    assert averaged is not None
-    np.testing.assert_array_equal(averaged.to_numpy_ndarrays()[0], [2.0, 2.0, 2.0])
+def test_flowers_strategy_runs_an_unmodified_client_app_over_rounds():
+    """Each round adds the mean of 0, 1, 2, 3 and 4."""
+    strategy = FedAvg(fraction_evaluate=0.0, min_available_nodes=5)
+    result = strategy.start(
+        grid=InProcessGrid(averaging_app(), 5), initial_arrays=ArrayRecord([np.zeros(3)]), num_rounds=3
+    )
+    np.testing.assert_allclose(result.arrays.to_numpy_ndarrays()[0], [6.0, 6.0, 6.0], rtol=1e-12)
 
 
 def test_a_failing_app_becomes_an_error_reply_without_its_text():
