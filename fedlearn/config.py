@@ -381,10 +381,14 @@ def _check_drawn(config: RunConfig, place: str) -> None:
 
 def _check_runtime(runtime: RuntimeSection, place: str, *, masking: bool) -> None:
     """Refuse what would silently have no effect."""
-    if runtime.workers != 1 and (runtime.engine != "in-process" or masking):
+    shared = runtime.engine == "in-process" and not masking  # work that others can share
+    if runtime.workers != 1 and (not shared or runtime.ray_address is not None):
         raise ConfigError(
-            f"{place}: runtime.workers is {runtime.workers}; processes share the work of the in-process engine without "
-            "masking, so expected 1"
+            f"{place}: runtime.workers is {runtime.workers}; processes share the in-process engine's work without "
+            "masking and without a Ray cluster: expected 1"
         )
-    if runtime.ray_address is not None and runtime.engine != "ray":
-        raise ConfigError(f'{place}: runtime.ray_address is set; only engine "ray" has a use for it, so leave it out')
+    if runtime.ray_address is not None and not shared and runtime.engine != "ray":
+        raise ConfigError(
+            f"{place}: runtime.ray_address is set, and clients mask; a cluster shares the in-process engine's work "
+            'without masking, or carries engine "ray": leave it out'
+        )

@@ -12,6 +12,7 @@ from safetensors.numpy import load_file
 from torch import nn
 
 from fedlearn.agent.processes import worker_count
+from fedlearn.agent.ray_tasks import check_ray_address
 from fedlearn.agent.simulated import SimulatedData, coordinator_key, load_simulated_data
 from fedlearn.agent.source import data_options
 from fedlearn.checkpoint import RunFolder, fresh_folder, load_run
@@ -117,6 +118,8 @@ def _check_before_writing(data: SimulatedData) -> None:
     _ = data.plan
     if data.config.runtime.engine == "ray":
         check_ray()
+    elif data.config.runtime.ray_address is not None:
+        check_ray_address(data.config.runtime.ray_address)
     worker_count(data.config.runtime.workers, pick_device(data.config.runtime.device))
     check_options(data.config.training.strategy, data.config.training.strategy_options)
 

@@ -152,14 +152,22 @@ CASES: dict[str, tuple[tuple[str, ...], str]] = {
         simulate("data.partition=drawn"),
         r'data\.partition is "drawn" in mode "record-distributed"; .* these clients share records',
     ),
-    "ray's address without ray": (simulate("runtime.ray_address=auto"), r"ray_address is set; only engine \"ray\""),
+    "a Ray cluster where clients mask": (simulate("runtime.ray_address=auto"), r"ray_address is set, and clients mask"),
+    "no Ray cluster": (
+        simulate("secure_aggregation.masking=false", "runtime.ray_address=127.0.0.1:1"),
+        r'ray_address is "127\.0\.0\.1:1", where no Ray cluster listens',
+    ),
+    "no address of a Ray cluster": (
+        simulate("secure_aggregation.masking=false", "runtime.ray_address=here"),
+        r'ray_address is "here"; expected host:port',
+    ),
     "compile": (
         simulate("runtime.compile=maybe"),
         r"runtime\.compile is \"maybe\"; expected one of True, False or 'auto'",
     ),
     "workers where clients mask": (
         simulate("runtime.workers=2"),
-        r"runtime\.workers is 2; .* without masking, so expected 1",
+        r"runtime\.workers is 2; .* without masking and .*: expected 1",
     ),
     "workers on a GPU": (
         simulate("runtime.workers=2", "secure_aggregation.masking=false", "runtime.device=cuda"),

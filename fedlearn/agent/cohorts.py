@@ -8,21 +8,20 @@ its own, so that a million cost nothing until they are asked.
 import logging
 import os
 from collections.abc import Collection, Sequence
-from functools import partial
 from pathlib import Path
 from typing import Final
 
 from fedlearn.agent.agreement import Agreement
-from fedlearn.agent.crew import Chunk, Crew, OneProcess, SeededEntropy, chunks_of
+from fedlearn.agent.chunk_work import ChunkWork
+from fedlearn.agent.crew import Crew, OneProcess, SeededEntropy, chunks_of
 from fedlearn.agent.processes import Processes, worker_count
+from fedlearn.agent.ray_tasks import RayTasks
 from fedlearn.agent.simulated import Holdings, SimulatedData, premises_of
 from fedlearn.attempts import AttemptFailedError, Summed
-from fedlearn.contribution import clean_sum
 from fedlearn.crypto.keystream import Entropy, stream_entropy
-from fedlearn.errors import FedlearnError, ProtocolError
+from fedlearn.errors import FedlearnError, ProtocolError, RunFailedError
 from fedlearn.layout import read_model
 from fedlearn.ledger import Ledger, Reservation
-from fedlearn.privacy.clipping import Vector
 from fedlearn.privacy.quantization import IntVector, to_lanes
 
 __all__ = ["CLIENTS", "Position", "SimulatedCohorts"]
@@ -35,7 +34,7 @@ _log = logging.getLogger(__name__)
 
 
 class SimulatedCohorts:
-    """All holders of an unmasked simulation in one process.
+    """All holders of an unmasked simulation; their work is done here, by processes beside, or on a Ray cluster.
 
     Guarantees:
         the releases of a cohort are reserved in the ledger before a record of it is read, and released before the sum
@@ -48,7 +47,7 @@ class SimulatedCohorts:
         self._entropy, self._coins = entropy or stream_entropy(os.urandom), SeededEntropy()
         self._premises = premises_of(data, folder, entropy=self._coins)
         self._workers = worker_count(data.config.runtime.workers, self._premises.device)
-        self._holdings = Holdings(data)
+        self._data, self._holdings = data, Holdings(data)
         self._crew: Crew | None = None
         self._position: Position = ("", -1, -1)
         self._agreement: Agreement | None = None
@@ -82,6 +81,7 @@ class SimulatedCohorts:
 
         Raises:
             AttemptFailedError: the ledger refuses one of them, or the model is not one; the reason stands in the log.
+            RunFailedError: nobody is left who computes.
         """
         agreement = self._agreement
         assert agreement is not None
@@ -91,6 +91,8 @@ class SimulatedCohorts:
             reserved = self._reserve(agreement, position, members)
             total = self._noised_sum(agreement, arrived, model, round_number=position[1])
             self.ledger.release(reserved)
+        except RunFailedError:
+            raise
         except FedlearnError as error:
             _log.info("the clients refuse: %s", error)
             raise AttemptFailedError(f"the clients refuse: {error}") from None
@@ -124,23 +126,12 @@ class SimulatedCohorts:
     def _working(self, agreement: Agreement) -> Crew:
         """The crew, hired at the first sum: processes are forked when all that they need is in memory."""
         if self._crew is None:
-            by_chunk = partial(self._sum_of_chunk, agreement)
-            several = self._workers > 1
-            dimension = agreement.plan.dimension
-            self._crew = Processes(self._workers, dimension, by_chunk) if several else OneProcess(by_chunk)
+            address = self._data.config.runtime.ray_address
+            work = ChunkWork(agreement, self._holdings, self._coins)
+            if address is not None:
+                self._crew = RayTasks(address, self._data)
+            elif self._workers > 1:
+                self._crew = Processes(self._workers, agreement.plan.dimension, work)
+            else:
+                self._crew = OneProcess(work)
         return self._crew
-
-    def _sum_of_chunk(self, agreement: Agreement, weights: Vector, chunk: Chunk) -> IntVector:
-        self._coins.begin(chunk.seed)
-        holders = [partial(self._holdings.records, client) for client in chunk.members]
-        return clean_sum(
-            weights,
-            [
-                agreement.contributor(records, chunk.round_number, client=client)
-                for client, records in zip(chunk.members, holders, strict=True)
-            ],
-            work=agreement.work,
-            stacked=agreement.stacked,
-            mechanism=agreement.mechanism,
-            plan=agreement.plan,
-        )

@@ -40,6 +40,7 @@ __all__ = [
     "SimulatedData",
     "coordinator_key",
     "load_simulated_data",
+    "partition_of",
     "premises_of",
 ]
 
@@ -106,16 +107,25 @@ def load_simulated_data(config: RunConfig, progress: Callable[[int, int], None] 
         train=train,
         test=seen_by_model(loaded.test) if loaded.test is not None and len(loaded.test) else None,
         population_size=population,
-        partition=make_partition(
-            config.data.partition,
-            labels=train.labels,
-            clients=train.clients,
-            client_names=train.client_names,
-            population_size=population,
-            alpha=config.data.alpha,
-            client_records=(config.privacy.planned_records or 0) // population,
-            seed=config.run.seed,
-        ),
+        partition=partition_of(config, train, population),
+    )
+
+
+def partition_of(config: RunConfig, train: Dataset, population_size: int) -> Partition:
+    """Who holds which records of `train`.
+
+    Raises:
+        ConfigError: they cannot be divided so.
+    """
+    return make_partition(
+        config.data.partition,
+        labels=train.labels,
+        clients=train.clients,
+        client_names=train.client_names,
+        population_size=population_size,
+        alpha=config.data.alpha,
+        client_records=(config.privacy.planned_records or 0) // population_size,
+        seed=config.run.seed,
     )
 
 

@@ -1,0 +1,39 @@
+"""What computing a chunk takes, wherever it is computed: the data, what the run's configuration means, and a stream."""
+
+from dataclasses import dataclass, field
+from functools import partial
+
+from fedlearn.agent.agreement import Agreement
+from fedlearn.agent.crew import Chunk, SeededEntropy
+from fedlearn.agent.simulated import Holdings
+from fedlearn.contribution import clean_sum
+from fedlearn.privacy.clipping import Vector
+from fedlearn.privacy.quantization import IntVector
+
+__all__ = ["ChunkWork"]
+
+
+@dataclass(frozen=True, slots=True)
+class ChunkWork:
+    """Computes chunks of one run. `coins` is the entropy that the agreement's local work draws from."""
+
+    agreement: Agreement
+    holdings: Holdings = field(repr=False)
+    coins: SeededEntropy = field(repr=False)
+
+    def __call__(self, weights: Vector, chunk: Chunk) -> IntVector:
+        """As `crew.SumOfChunk`; the same chunk gives the same integers, on one type of CPU."""
+        self.coins.begin(chunk.seed)
+        agreement = self.agreement
+        clients = [
+            agreement.contributor(partial(self.holdings.records, client), chunk.round_number, client=client)
+            for client in chunk.members
+        ]
+        return clean_sum(
+            weights,
+            clients,
+            work=agreement.work,
+            stacked=agreement.stacked,
+            mechanism=agreement.mechanism,
+            plan=agreement.plan,
+        )
