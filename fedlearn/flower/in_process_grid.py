@@ -41,7 +41,7 @@ SumsAt = Callable[[Progress], CohortSums]
 
 
 class InProcessGrid(Grid):
-    """Nodes 1..n; node k runs `app` with partition k-1.
+    """Nodes 1..n; node k runs `app` with partition k-1, and keeps the state that the app left there.
 
     `prepare` may look at all messages of a push (type, partition -> message) before the app sees them one by one: a
     pool of agents computes a cohort at once there and answers each message from memory. `sums_at` sums a whole cohort
@@ -100,15 +100,18 @@ class InProcessGrid(Grid):
 
     def _answer(self, message: Message) -> Message:
         node = message.metadata.dst_node_id
-        if node not in self._contexts:
-            config: dict[str, bool | float | int | str] = {"partition-id": node - 1, "num-partitions": len(self._nodes)}
-            self._contexts[node] = Context(
-                run_id=0, node_id=node, node_config=config, state=RecordDict(), run_config={}
-            )
+        context = self._contexts.get(node) or self._new_context(node)
         try:
-            return self._app(message, self._contexts[node])
+            return self._app(message, context)
         except Exception:  # whatever an app raises is a failed client, never a failed run
             return Message(Error(_APP_FAILED, "the ClientApp failed"), reply_to=message)
+        finally:
+            if context.state:  # of a million nodes, only those cost memory that have something to remember
+                self._contexts[node] = context
+
+    def _new_context(self, node: int) -> Context:
+        config: dict[str, bool | float | int | str] = {"partition-id": node - 1, "num-partitions": len(self._nodes)}
+        return Context(run_id=0, node_id=node, node_config=config, state=RecordDict(), run_config={})
 
 
 def _named(message: Message) -> Message:

@@ -35,6 +35,20 @@ def test_flowers_strategy_runs_an_unmodified_client_app_over_rounds():
     np.testing.assert_allclose(result.arrays.to_numpy_ndarrays()[0], [6.0, 6.0, 6.0], rtol=1e-12)
 
 
+def test_a_node_keeps_what_its_app_left_there_and_no_other_sees_it():
+    app = ClientApp()
+
+    @app.train()
+    def count(message: Message, context: Context) -> Message:
+        before = context.state.get("times", MetricRecord({"n": 0}))
+        context.state["times"] = MetricRecord({"n": before["n"] + 1})
+        return Message(RecordDict({"metrics": context.state["times"]}), reply_to=message)
+
+    grid = InProcessGrid(app, 3)
+    asked = [grid.create_message(RecordDict(), "train", node, "") for node in (1, 1, 2, 1)]
+    assert [reply.content["metrics"]["n"] for reply in grid.send_and_receive(asked)] == [1, 2, 1, 3]
+
+
 def test_a_failing_app_becomes_an_error_reply_without_its_text():
     grid = InProcessGrid(averaging_app(), 1)
     (reply,) = grid.send_and_receive([grid.create_message(RecordDict(), "query", 1, "")])
