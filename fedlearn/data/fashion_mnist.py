@@ -43,16 +43,18 @@ def load_fashion_mnist(options: DataOptions) -> Loaded:
     """
     refuse_unused(options, used=frozenset({"path"}))
     folder = find_folder(options.path, usual_folders())
-    train, test = _records(folder, "train"), _records(folder, "t10k")
+    train, test = _bytes(folder, "train"), _bytes(folder, "t10k")
     if options.public_test is None:
-        return Loaded(train, test)
-    features = np.concatenate([train.features, test.features])
-    return hold_out(Dataset(features, np.concatenate([train.labels, test.labels]), CLASSES), float(options.public_test))
+        return Loaded(_records(*train), _records(*test))
+    pixels, labels = (np.concatenate(both) for both in zip(train, test, strict=True))
+    return hold_out(_records(pixels, labels), float(options.public_test))
 
 
 def scale_pixels(pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
     """Pixels 0..255, (n, 28, 28), as features (n, 1, 28, 28) in [0, 1]."""
-    return (pixels.astype(np.float32) / np.float32(255))[:, np.newaxis]
+    features = pixels.astype(np.float32)
+    features /= np.float32(255)  # in place: all records twice would be the largest memory of a run
+    return features[:, np.newaxis]
 
 
 def usual_folders() -> list[Path]:
@@ -80,7 +82,11 @@ def _file(folder: Path, name: str) -> Path | None:
     return next((path for path in (folder / name, folder / f"{name}.gz") if path.is_file()), None)
 
 
-def _records(folder: Path, part: str) -> Dataset:
+def _records(pixels: NDArray[np.uint8], labels: NDArray[np.uint8]) -> Dataset:
+    return Dataset(scale_pixels(pixels), labels.astype(np.int64), CLASSES)
+
+
+def _bytes(folder: Path, part: str) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
     pixels, labels = (_read(folder, f"{part}-{kind}-ubyte") for kind in ("images-idx3", "labels-idx1"))
     if len(pixels) != len(labels) or pixels.shape[1:] != (28, 28):
         raise DataError(
@@ -90,7 +96,7 @@ def _records(folder: Path, part: str) -> Dataset:
     if labels.size and labels.max() >= len(CLASSES):
         row = int(np.argmax(labels >= len(CLASSES)))
         raise DataError(f"{folder}: {part}, row {row + 1} has the label {labels[row]}; expected one of 0 to 9")
-    return Dataset(scale_pixels(pixels), labels.astype(np.int64), CLASSES)
+    return pixels, labels
 
 
 def _read(folder: Path, name: str) -> NDArray[np.uint8]:

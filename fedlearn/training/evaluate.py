@@ -1,5 +1,6 @@
 """Scores of a model on public held-out records; computed at the coordinator, never on a client's records."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -10,11 +11,14 @@ from torch.nn import functional
 from fedlearn.data.dataset import Dataset
 from fedlearn.privacy.clipping import Vector
 from fedlearn.training.device import one_thread
+from fedlearn.training.stacked.model import stack
 from fedlearn.vector import write_parameters
 
 __all__ = ["Scores", "evaluate"]
 
-_CHUNK = 4096  # records whose logits are computed at once
+# Records whose logits are computed at once: on a CPU so few that they stay in the cache.
+_CHUNK = {"cpu": 256}
+_LARGE_CHUNK = 4096
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,10 +53,29 @@ def _logits(model: nn.Module, dataset: Dataset, device: str) -> Tensor:
     model.eval()
     try:
         with torch.inference_mode():
-            chunks = torch.split(torch.from_numpy(dataset.features), _CHUNK)
-            return torch.cat([model(chunk.to(device, dtype)).cpu().to(torch.float64) for chunk in chunks])
+            features = torch.from_numpy(dataset.features)
+            forward = _forward(model, features[:2].to(device, dtype))
+            chunks = torch.split(features, _CHUNK.get(device, _LARGE_CHUNK))
+            return torch.cat([forward(chunk.to(device, dtype)).cpu().to(torch.float64) for chunk in chunks])
     finally:
         model.train(was_training)
+
+
+def _forward(model: nn.Module, some: Tensor) -> Callable[[Tensor], Tensor]:
+    """The model; or the kernels that it is trained by, in half the time on a CPU, if they agree on `some` records."""
+    stacked = stack(model)
+    if stacked is None:
+        return model
+    packed = stacked.pack([parameter.detach()[None] for parameter in model.parameters()])
+
+    def kernels(inputs: Tensor) -> Tensor:
+        return stacked.logits(packed, inputs[None])[0]
+
+    try:
+        agree = torch.allclose(kernels(some), model(some), rtol=1e-4, atol=1e-4, equal_nan=True)
+    except Exception:  # a model of the user's own, whose layers fit together in another way
+        agree = False
+    return kernels if agree else model
 
 
 def _by_class(

@@ -45,6 +45,14 @@ def test_scores_equal_those_of_scikit_learn() -> None:
     np.testing.assert_allclose(found, np.stack(expected), rtol=1e-6)
 
 
+def test_a_model_whose_layers_fit_together_in_another_way_is_scored_as_it_is() -> None:
+    """Each layer has a stacked kernel, which wants records that are one vector each; these are rows."""
+    model = nn.Sequential(nn.Linear(3, 3), nn.Flatten())
+    rows = as_logits([0, 1, 1, 2], [0, 0, 1, 1])
+    data = Dataset(rows.features[:, np.newaxis], rows.labels, CLASSES)
+    assert evaluate(model, IDENTITY, data, device="cpu").accuracy == 0.5
+
+
 def test_a_model_is_scored_in_eval_mode_and_goes_back_to_its_own() -> None:
     model = nn.Sequential(nn.Dropout(0.9), nn.Linear(3, 3)).train()
     assert evaluate(model, IDENTITY, as_logits([0, 1, 2] * 9, [0, 1, 2] * 9), device="cpu").accuracy == 1

@@ -40,6 +40,10 @@ class StackedModel:
         """The same back in PyTorch's order."""
         return [part for kernel, own in self._split(packed) for part in kernel.unpack(own)]
 
+    def logits(self, parameters: Sequence[Tensor], inputs: Tensor) -> Tensor:
+        """Each client's logits, (clients, records, classes)."""
+        return self._forward(self._split(parameters), inputs)[0]
+
     def gradient(self, parameters: Sequence[Tensor], inputs: Tensor, targets: Tensor, weights: Tensor) -> Sums:
         """The gradient of each client's weighted sum of cross-entropies; `weights` is (clients, records)."""
         split = self._split(parameters)
