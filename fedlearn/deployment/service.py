@@ -185,10 +185,11 @@ class Service:
         run = self._runs.turn()
         if run is None:
             return
-        if run.id != self._kept:
-            self._keeper, self._kept, self._told_rounds = RunKeeper(), run.id, 0
-            self._rounds = load_run(self._home.folder / "runs" / run.id / "config.toml").run.rounds
         folder = RunFolder(self._home.folder / "runs" / run.id)
+        if run.id != self._kept:
+            self._keeper, self._kept = RunKeeper(), run.id
+            self._rounds = load_run(folder.file("config.toml")).run.rounds
+            self._told_rounds = len(rounds_after(folder, 0))  # none, where the run did not go on from before
         for done in rounds_after(folder, self._told_rounds):
             self._told_rounds = done["round"]
             self._tell(f"run {run.id}: round {done['round']} of {self._rounds} is done", run=run.id, **done)

@@ -11,14 +11,17 @@ import os
 import signal
 import subprocess
 import sys
+import time
 import traceback
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, Final
 
 __all__ = ["main"]
 
+_IDLE_POLL_SECONDS: Final = 1.0
+_RUN_SECONDS: Final = 300.0  # that a run may go on without a message
 _NAME: Final = "flower-superexec"
 _MESSAGE_PROGRAM: Final = "flwr-clientapp"
 # Fields of /proc/self/stat after the name: where the command line lies in memory.
@@ -28,11 +31,19 @@ _COMMAND_START, _COMMAND_END = 45, 46
 class _Forking:
     """The module `subprocess` as SuperExec's executor sees it."""
 
-    @staticmethod
-    def Popen(command: Sequence[str], **options: Any) -> "subprocess.Popen[bytes] | None":
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock, self._last_message = clock, float("-inf")
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether no message came for a while."""
+        return self._clock() - self._last_message > _RUN_SECONDS
+
+    def Popen(self, command: Sequence[str], **options: Any) -> "subprocess.Popen[bytes] | None":
         """A fork for a message, which nobody waits for; anything else is started as always."""
         if command[0] != _MESSAGE_PROGRAM:
             return subprocess.Popen(command, **options)  # noqa: S603 (Flower's own programs)
+        self._last_message = self._clock()
         _reap()
         for stream in (sys.stdout, sys.stderr):
             stream.flush()
@@ -44,17 +55,33 @@ class _Forking:
         return getattr(subprocess, name)
 
 
+class _Patient:
+    """The module `time` as SuperExec's main loop sees it: it polls less often while nothing comes."""
+
+    def __init__(self, forking: _Forking) -> None:
+        self._forking = forking
+
+    def sleep(self, seconds: float) -> None:
+        time.sleep(_IDLE_POLL_SECONDS if self._forking.is_idle else seconds)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(time, name)
+
+
 def main() -> None:
     """Run Flower's SuperExec; never returns."""
     import flwr.supernode.cli.flwr_clientapp  # noqa: F401 (for the forks)
     from flwr.supercore.cli.flower_superexec import flower_superexec
+    from flwr.supercore.superexec import run_superexec
     from flwr.supercore.superexec.executor import subprocess_executor
 
     import fedlearn.flower.node_app  # noqa: F401 (for the forks)
 
     _show([_NAME, *sys.argv[1:]])
     executor: Any = subprocess_executor
-    executor.subprocess = _Forking()
+    loop: Any = run_superexec
+    forking = executor.subprocess = _Forking()
+    loop.time = _Patient(forking)
     flower_superexec()
 
 

@@ -5,8 +5,8 @@ python -m fedlearn.flower.supernode OPTIONS OF FLOWER-SUPERNODE
 By itself SuperNode stays alive when its main loop, its heartbeat or its SuperExec has ended, offline for ever, and a
 message process that hangs blocks it for every later run. Here each of these ends the process, and so does a process
 below it that is stopped. It gives signs of life (`fedlearn.pulse`) while the coordinator answers its polls, of which it
-makes twelve times as many as by itself. Its processes for messages are forks (`flower.superexec`). It also ends, and
-all that it started, when its standard input closes.
+makes twelve times as many as by itself while a run goes on, else three times as many. Its processes for messages are
+forks (`flower.superexec`). It also ends, and all that it started, when its standard input closes.
 """
 
 import os
@@ -29,6 +29,8 @@ __all__ = ["BROKEN", "main"]
 BROKEN: Final = 70
 
 _POLL_SECONDS: Final = 0.25
+_IDLE_POLL_SECONDS: Final = 1.0
+_RUN_SECONDS: Final = 300.0  # that a run may go on without a message
 _WATCH_SECONDS: Final = 1.0
 _END_SECONDS: Final = 8.0
 _GRACE_SECONDS: Final = 30.0  # beyond a message's own time, which its handler keeps to
@@ -42,9 +44,11 @@ _MESSAGE_PROCESS: Final = b"flwr-clientapp"
 class _Hasty:
     """The module `time` as SuperNode's main loop sees it: its pauses are short, so that a message is found soon."""
 
-    @staticmethod
-    def sleep(seconds: float) -> None:
-        time.sleep(min(seconds, _POLL_SECONDS))
+    def __init__(self, pause: Callable[[], float]) -> None:
+        self._pause = pause
+
+    def sleep(self, seconds: float) -> None:
+        time.sleep(min(seconds, self._pause()))
 
     def __getattr__(self, name: str) -> Any:
         return getattr(time, name)
@@ -78,6 +82,7 @@ class Watch:
         self._command_lines, self._any_stopped, self._clock = command_lines, any_stopped, clock
         self._had_executor = False
         self._message_over = self._stopped_over = float("inf")
+        self._last_message = float("-inf")
         self._answer_due = clock() + _START_SECONDS
 
     def polled(self, message_seconds: float | None) -> None:
@@ -88,6 +93,12 @@ class Watch:
         now = self._clock()
         self._answer_due = now + _UNANSWERED_SECONDS
         self._message_over = float("inf") if message_seconds is None else now + message_seconds + _GRACE_SECONDS
+        if message_seconds is not None:
+            self._last_message = now
+
+    def pause(self) -> float:
+        """Seconds between two polls: few while a run goes on, for each is work for two machines."""
+        return _POLL_SECONDS if self._clock() - self._last_message < _RUN_SECONDS else _IDLE_POLL_SECONDS
 
     def is_well(self) -> bool:
         """Whether the coordinator answers, or a message is worked on within its time."""
@@ -121,7 +132,8 @@ def main() -> None:
     threading.Thread(target=end_with_input, daemon=True).start()
     threading.excepthook = lambda told: _break(f"a thread has ended with {told.exc_type.__name__}")
     watch = Watch(_below, lambda: any(is_stopped(process) for process in descendants(os.getpid())))
-    _replace_modules(start_client_internal)
+    loop: Any = start_client_internal
+    loop.time, loop.subprocess = _Hasty(watch.pause), _Own()
     _tell_polls(start_client_internal, watch.polled)
     threading.Thread(target=_look_after, args=(watch,), daemon=True).start()
     give_pulse(watch.is_well)
@@ -134,10 +146,6 @@ def main() -> None:
     else:
         _tell("its main loop has ended")
     _end(BROKEN)
-
-
-def _replace_modules(module: Any) -> None:
-    module.time, module.subprocess = _Hasty(), _Own()
 
 
 def _tell_polls(module: Any, polled: Callable[[float | None], None]) -> None:

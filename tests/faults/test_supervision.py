@@ -76,6 +76,16 @@ class TestF4AndF8SuperNodeWorksOrEnds:
         clock.now += 2
         assert not watch.is_well()
 
+    def test_a_node_polls_often_while_a_run_goes_on_and_else_four_times_less(self):
+        watch, clock, _ = self.watch()
+        assert watch.pause() == 1.0
+        watch.polled(60)
+        watch.polled(None)
+        assert watch.pause() == 0.25
+        clock.now += 301
+        watch.polled(None)
+        assert watch.pause() == 1.0
+
     def test_f8_a_messages_process_that_outlives_its_message_by_half_a_minute_hangs(self):
         watch, clock, below = self.watch(b"flower-superexec", b"flwr-clientapp")
         assert watch.problem() is None

@@ -28,12 +28,14 @@ sys.modules["flwr.supernode.cli.flwr_clientapp"].flwr_clientapp = message
 signal.signal(signal.SIGTERM, lambda *_: None)
 exit_handler.add_exit_handler(lambda: print("SuperExec's own"))
 executor = superexec._Forking()
-codes = []
+codes, idle = [], [executor.is_idle]
 for way in ("exit", "error"):
     executor.Popen(["flwr-clientapp", "--runtime-api-address", "127.0.0.1:1", "--token", "SECRET", way])
     codes.append(os.waitstatus_to_exitcode(os.wait()[1]))
+idle.append(executor.is_idle)
 started = executor.Popen([sys.executable, "-c", "print('{}')"], stdout=executor.DEVNULL)
-print(json.dumps({"pid": os.getpid(), "codes": codes, "other": started.wait(), "left": "left_behind" in sys.modules}))
+left = "left_behind" in sys.modules
+print(json.dumps({"pid": os.getpid(), "codes": codes, "other": started.wait(), "left": left, "idle": idle}))
 print(json.dumps(sorted(name for name in sys.modules if name.partition(".")[0] in ("fedlearn", "torch", "opacus"))))
 """
 
@@ -67,5 +69,5 @@ def test_a_message_has_a_process_of_its_own_that_inherits_no_handler_no_token_an
         assert told["exit handlers"] == 0
         assert told["command"][0].startswith("flwr-cl")
         assert "SECRET" not in str(told["command"])
-    assert after == {"pid": after["pid"], "codes": [7, 1], "other": 0, "left": False}
+    assert after == {"pid": after["pid"], "codes": [7, 1], "other": 0, "left": False, "idle": [True, False]}
     assert set(loaded) == OF_FEDLEARN
