@@ -89,7 +89,8 @@ class Supervisor:
         """Supervise until `stop` is set.
 
         Raises:
-            ConfigError, RefusedError: the agent does not start, with its own sentence; or the clock is too far off.
+            ConfigError, RefusedError: the agent does not start, with its own sentence; the clock is too far off, or the
+                authority's certificate is damaged.
         """
         adopt_orphans()
         logging.raiseExceptions = False  # a full disk must not end up as a traceback
@@ -154,10 +155,13 @@ class Supervisor:
 
     def _is_to_blame(self, part: Part) -> bool:
         """Whether the silence is the part's own: a node has nothing to say while the coordinator does not answer."""
-        if part is self._node and offset_to(self._address, self._folder / "ca.crt") is None:
+        try:
+            away = part is self._node and offset_to(self._address, self._folder / "ca.crt") is None
+        except ConfigError:
+            away = False  # without the authority's certificate the node cannot work either, and says so
+        if away:
             part.silence.heard()
-            return False
-        return True
+        return not away
 
     def _note_end(self, part: Part, why: str | None) -> None:
         assert part.process is not None
@@ -174,11 +178,9 @@ class Supervisor:
     def _check_clock(self, *, first: bool) -> None:
         if not self._node:
             return
-        offset = offset_to(self._address, self._folder / "ca.crt")
-        if offset is None:
-            return
         try:
-            warning = check_offset(offset)
+            offset = offset_to(self._address, self._folder / "ca.crt")
+            warning = None if offset is None else check_offset(offset)
         except ConfigError as error:
             if first:
                 raise

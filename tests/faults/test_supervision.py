@@ -303,6 +303,12 @@ def test_at_the_end_nothing_that_was_started_runs(tmp_path):
     assert supervised.process.returncode == 0
 
 
+def test_a_damaged_certificate_of_the_authority_is_a_sentence(tmp_path):
+    (tmp_path / "ca.crt").write_text("x")
+    with pytest.raises(ConfigError, match=r"ca.crt: not a certificate in PEM form; restore it from a backup"):
+        offset_to("127.0.0.1:1", tmp_path / "ca.crt")
+
+
 @pytest.mark.lengthy
 def test_an_agent_that_refuses_to_start_is_told_in_its_own_words_and_no_node_runs(tmp_path):
     refusal = json.dumps({"level": "error", "message": "the key lets others read it"})
