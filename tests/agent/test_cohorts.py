@@ -10,11 +10,15 @@ from safetensors.numpy import load_file
 
 import fedlearn
 from fedlearn.agent.cohorts import CLIENTS
+from fedlearn.agent.crew import OneProcess
 from fedlearn.attempts import AttemptFailedError
 from fedlearn.certificate.verify import verify_certificate
 from fedlearn.crypto.keystream import stream_entropy
+from fedlearn.ledger import Ledger
+from fedlearn.privacy.calibration import epsilon_after
 from fedlearn.privacy.mechanisms import MECHANISMS
 from fedlearn.privacy.quantization import from_lanes
+from fedlearn.simulation import resume
 from tests.agent.federation import MLP, SESSION, UNMASKED, Federation
 
 
@@ -121,6 +125,33 @@ def test_an_attempt_is_agreed_to_once_and_another_run_is_refused(federate, load_
     assert not federation.cohorts.agree((SESSION, 2, 0), range(10), federation.config.to_bytes())
     other = load_digits(*UNMASKED, "privacy.target_epsilon=9")
     assert not federation.cohorts.agree((SESSION, 3, 0), range(10), other.to_bytes())
+
+
+class Killed(BaseException):
+    """What kill -9 leaves: nobody cleans up after it."""
+
+
+@pytest.mark.parametrize("moment", ["clean_sum", "noise_of_sum", "release"])
+def test_a_cohort_that_was_reserved_counts_if_the_process_dies_and_its_noise_is_not_drawn_again(
+    load_digits, tmp_path, monkeypatch, moment
+):
+    def dies(*_, **__):
+        raise Killed
+
+    place = {"clean_sum": OneProcess, "noise_of_sum": MECHANISMS["client-distributed"].__class__, "release": Ledger}
+    config = load_digits(*UNMASKED, "privacy.mode=client-distributed", "run.rounds=2", "run.spare_rounds=1")
+    with monkeypatch.context() as dying:
+        dying.setattr(place[moment], moment, dies)
+        with pytest.raises(Killed):
+            fedlearn.simulate(config, output=tmp_path / "run")
+    result = resume(tmp_path / "run")
+    ledger = Ledger(tmp_path / "run" / "ledger.db")
+    booked = [(each.round, each.attempt, each.released) for each in ledger.events(CLIENTS)]
+    ledger.close()
+    assert booked == [(1, 0, False), (1, 1, True), (2, 0, True)]
+    assert result.guarantees[0].epsilon == epsilon_after(fedlearn.plan(config), 3)
+    certificate = (tmp_path / "run" / "certificate.json").read_bytes()
+    assert verify_certificate(certificate, (tmp_path / "run" / "model.safetensors").read_bytes()).passed
 
 
 def test_an_unmasked_simulation_says_that_one_draw_stood_for_the_shares(load_digits, tmp_path):
