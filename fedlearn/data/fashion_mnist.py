@@ -47,6 +47,7 @@ def load_fashion_mnist(options: DataOptions) -> Loaded:
     if options.public_test is None:
         return Loaded(_records(*train), _records(*test))
     pixels, labels = (np.concatenate(both) for both in zip(train, test, strict=True))
+    del train, test
     return hold_out(_records(pixels, labels), float(options.public_test))
 
 
