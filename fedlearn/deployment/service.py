@@ -74,7 +74,8 @@ class Service:
             for port in (self._home.port, self._home.join_port):
                 listen(self._home.host, port).close()
             adopt_orphans()
-            metrics = MetricsEndpoint(self._metrics_port, self._exposition) if self._metrics_port else None
+            port_of_metrics = self._metrics_port
+            metrics = None if port_of_metrics is None else MetricsEndpoint(port_of_metrics, self._exposition)
             try:
                 self._start_superlink()
                 self._tell(f"SuperLink at {self._home.superlink_address}")

@@ -127,6 +127,7 @@ COMMANDS: dict[str, tuple[Change | None, tuple[str, ...], int, str]] = {
     "server.toml with a host of digits": (change(SERVER_TOML, "^host = .*$", "host = 5"), STATUS, 2, "restore it"),
     "server.toml with half an id": (change(SERVER_TOML, '(?<=_id = ")..', "zz"), STATUS, 2, "restore it"),
     "metrics at no port": (None, ("server", "start", *OP, "--metrics-port", "70000"), 2, "a port of 70000"),
+    "metrics at port 0": (None, ("server", "start", *OP, "--metrics-port", "0"), 2, "a port of 0; expected 1 to"),
     "a log of another form": (None, STATUS, 2, r"\$FEDLEARN_LOG is xml; expected json or text"),
     # the coordinator's keys, certificates and books
     "the authority's key is readable": (readable("op/server/ca.key"), INVITE, 2, "0644 lets others read the key"),
