@@ -19,6 +19,21 @@ from fedlearn.flower import node_app
 from fedlearn.flower.in_process_grid import make_message
 from fedlearn.flower.records import pack, unpack
 
+# All that a message's process may import of fedlearn.
+OF_THE_PIPE = {
+    "fedlearn",
+    "fedlearn.agent",
+    "fedlearn.agent.frames",
+    "fedlearn.agent.socket",
+    "fedlearn.canonical",
+    "fedlearn.crypto",
+    "fedlearn.crypto.labels",
+    "fedlearn.errors",
+    "fedlearn.flower",
+    "fedlearn.flower.client_app",
+    "fedlearn.flower.node_app",
+    "fedlearn.flower.records",
+}
 FRAME = Frame("masked", "ab" * 16, 1, 0, b"model").to_bytes()
 
 
@@ -89,17 +104,4 @@ def test_the_process_of_a_message_imports_of_fedlearn_the_pipe_alone():
     loaded = set(json.loads(told.stdout))
     assert not loaded & {"torch", "opacus", "sklearn", "scipy", "dp_accounting"}
     own = {name for name in loaded if name.partition(".")[0] == "fedlearn"}
-    assert own == {
-        "fedlearn",
-        "fedlearn.agent",
-        "fedlearn.agent.frames",
-        "fedlearn.agent.socket",
-        "fedlearn.canonical",
-        "fedlearn.crypto",
-        "fedlearn.crypto.labels",
-        "fedlearn.errors",
-        "fedlearn.flower",
-        "fedlearn.flower.client_app",
-        "fedlearn.flower.node_app",
-        "fedlearn.flower.records",
-    }
+    assert own == OF_THE_PIPE

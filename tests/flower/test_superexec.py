@@ -6,6 +6,8 @@ import sys
 
 import pytest
 
+from tests.faults.test_handler import OF_THE_PIPE
+
 SCRIPT = """
 import json, os, signal, sys
 from flwr.supercore.exit import exit_handler
@@ -39,22 +41,6 @@ print(json.dumps({"pid": os.getpid(), "codes": codes, "other": started.wait(), "
 print(json.dumps(sorted(name for name in sys.modules if name.partition(".")[0] in ("fedlearn", "torch", "opacus"))))
 """
 
-OF_FEDLEARN = {
-    "fedlearn",
-    "fedlearn.agent",
-    "fedlearn.agent.frames",
-    "fedlearn.agent.socket",
-    "fedlearn.canonical",
-    "fedlearn.crypto",
-    "fedlearn.crypto.labels",
-    "fedlearn.errors",
-    "fedlearn.flower",
-    "fedlearn.flower.client_app",
-    "fedlearn.flower.node_app",
-    "fedlearn.flower.records",
-    "fedlearn.flower.superexec",
-}
-
 
 @pytest.mark.skipif(sys.platform != "linux", reason="a client runs on Linux alone")
 @pytest.mark.lengthy
@@ -70,4 +56,4 @@ def test_a_message_has_a_process_of_its_own_that_inherits_no_handler_no_token_an
         assert told["command"][0].startswith("flwr-cl")
         assert "SECRET" not in str(told["command"])
     assert after == {"pid": after["pid"], "codes": [7, 1], "other": 0, "left": False, "idle": [True, False]}
-    assert set(loaded) == OF_FEDLEARN
+    assert set(loaded) == {*OF_THE_PIPE, "fedlearn.flower.superexec"}
