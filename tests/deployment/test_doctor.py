@@ -177,6 +177,19 @@ class TestFiles:
             folder.chmod(0o755)
         assert [check.status for check in of(holder, "folder")] == ["error", "error"]
 
+    @pytest.mark.skipif(os.geteuid() != 0, reason="only root can become another user")
+    def test_a_home_of_somebody_else_is_one_line(self):
+        with tempfile.TemporaryDirectory(prefix="fl-", dir="/tmp") as place:
+            Path(place).chmod(0o755)
+            folder = write_policy(Path(place) / "client").parent
+            folder.chmod(0o700)
+            os.seteuid(65534)
+            try:
+                lines = [check for check in examine(Path(place)) if check.status == "error"]
+            finally:
+                os.seteuid(0)
+        assert [(line.name, "not open to this user" in line.detail) for line in lines] == [("folder", True)]
+
     def test_flowers_home_is_not_what_it_should_be(self, server):
         assert the(server, "flower home", "ok")
         (server / "flwr").rmdir()

@@ -100,12 +100,14 @@ def test_a_client_within_a_gigabyte_and_a_half_completes_the_digits_run(
 
 
 def test_while_nothing_is_asked_agent_and_node_need_700_mb_together(federation: RealFederation, group: Group) -> None:
-    """The others are stopped first, for what is shared with them would count for less."""
+    """The others are stopped first, and the server for a moment: what is shared with them would count for less."""
     for name in ("Ben", "Cleo", "Dora"):
         assert federation.shell(f"fedlearn client stop --home demo/{name}").returncode == 0
+    federation.operator("stop")
     process = holder_process(federation.folder / "demo" / "Ada" / "client")
     assert process is not None
     sizes = {number: size for number in (process, *descendants(process)) if (size := pss(number))}
+    federation.operator("start --detach")
     assert len(sizes) >= 4, "its supervisor, the agent, SuperNode and SuperExec"
     for number, size in sizes.items():
         line = Path(f"/proc/{number}/cmdline").read_bytes().split(b"\0")
