@@ -29,8 +29,9 @@ def tree_seconds(pid: int) -> float:
 
 
 def tree_megabytes(pid: int) -> float:
-    """Memory of the tree of `pid` now; what processes share is divided among them (proportional set size)."""
-    return sum(_proportional_kilobytes(process) for process in descendants(pid)) / 1024
+    """Memory of the tree of `pid`: now (proportional set sizes), or the most `pid` itself ever had, if that is more."""
+    together = sum(_kilobytes(f"/proc/{process}/smaps_rollup", "Pss:") for process in descendants(pid))
+    return max(together, _kilobytes(f"/proc/{pid}/status", "VmHWM:")) / 1024
 
 
 def busy_seconds() -> float:
@@ -75,9 +76,9 @@ def _ticks(pid: int) -> int:
     return sum(map(int, fields[11:15])) if fields else 0
 
 
-def _proportional_kilobytes(pid: int) -> int:
+def _kilobytes(file: str, key: str) -> int:
     try:
-        lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()
+        lines = Path(file).read_text().splitlines()
     except OSError:
         return 0
-    return next((int(line.split()[1]) for line in lines if line.startswith("Pss:")), 0)
+    return next((int(line.split()[1]) for line in lines if line.startswith(key)), 0)
