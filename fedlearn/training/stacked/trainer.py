@@ -1,6 +1,6 @@
 """Local work of many clients at once, block by block: the same batches, coins and clipping as in `training.local`.
 
-A block is about a hundred records a step on a CPU, which stay in the second-level cache, or as many as fit a GPU well.
+A block is some sixty records a step on a CPU, which stay in the second-level cache, or as many as fit a GPU well.
 Clients of a block may hold different numbers of records: short batches are filled up with records of weight 0.
 """
 
@@ -27,7 +27,7 @@ from fedlearn.training.stacked.model import StackedModel
 
 __all__ = ["StackedTrainer", "block_size"]
 
-_BLOCK_RECORDS = {"cpu": 100}  # a step of a block; elsewhere `_MANY_RECORDS`
+_BLOCK_RECORDS = {"cpu": 64}  # a step of a block; elsewhere `_MANY_RECORDS`
 _MANY_RECORDS = 1 << 14
 _BLOCK_ENTRIES = 1 << 22  # weights of a block, all clients together
 _CHUNK = 64  # records summed in float32 at most (privacy.md 1.4)
@@ -182,14 +182,14 @@ class _Records:
 
     def batch(self, chosen: Sequence[Indices], members: Sequence[int]) -> tuple[Tensor, Tensor, Tensor]:
         """Inputs, targets and weights of one or nothing, (clients, records, …): what each of `members` has `chosen`."""
-        widest = max(1, *map(len, chosen))
-        places = np.full((len(chosen), widest), len(self._targets) - 1, dtype=np.int64)
-        present = np.zeros(places.shape, dtype=np.float32)
-        for row, (start, taken) in enumerate(zip(self._starts[list(members)], chosen, strict=True)):
-            places[row, : len(taken)], present[row, : len(taken)] = start + taken, 1
-        index = torch.from_numpy(places).to(self._inputs.device)
+        sizes = np.array([len(taken) for taken in chosen])
+        present = np.arange(max(1, sizes.max())) < sizes[:, np.newaxis]
+        places = np.full(present.shape, len(self._targets) - 1, dtype=np.int64)
+        places[present] = np.concatenate(chosen) + np.repeat(self._starts[list(members)], sizes)
+        index = torch.from_numpy(places.ravel()).to(self._inputs.device)
+        inputs, targets = self._inputs.index_select(0, index), self._targets.index_select(0, index)
         weights = torch.from_numpy(present).to(self._inputs.device, self._dtype)
-        return self._inputs[index], self._targets[index], weights
+        return inputs.view(*present.shape, *inputs.shape[1:]), targets.view(present.shape), weights
 
 
 def block_size(dimension: int, records_a_step: int, device: str) -> int:

@@ -81,8 +81,8 @@ def test_private_steps_are_noised_also_for_nobodys_records(trainer: StackedTrain
     assert np.std(rows, axis=1) / unit / (1 << 20) == pytest.approx([1, 1], rel=0.04)
 
 
-def test_a_block_is_a_hundred_records_and_bounded_in_memory() -> None:
-    assert block_size(26_010, 10, "cpu") == 10
+def test_a_block_is_some_sixty_records_and_bounded_in_memory() -> None:
+    assert block_size(26_010, 10, "cpu") == 6
     assert block_size(26_010, 600, "cpu") == 1
     assert block_size(26_010, 10, "cuda") == 161
     assert block_size(10**8, 1, "cpu") == 1
