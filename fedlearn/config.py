@@ -381,13 +381,12 @@ def _check_drawn(config: RunConfig, place: str) -> None:
 
 def _check_runtime(runtime: RuntimeSection, place: str, *, masking: bool) -> None:
     """Refuse what would silently have no effect."""
-    shared = runtime.engine == "in-process" and not masking  # work that others can share
-    if runtime.workers != 1 and (not shared or runtime.ray_address is not None):
+    if runtime.workers != 1 and (runtime.engine != "in-process" or runtime.ray_address is not None):
         raise ConfigError(
-            f"{place}: runtime.workers is {runtime.workers}; processes share the in-process engine's work without "
-            "masking and without a Ray cluster: expected 1"
+            f"{place}: runtime.workers is {runtime.workers}; processes share the in-process engine's work on one "
+            "machine: expected 1"
         )
-    if runtime.ray_address is not None and not shared and runtime.engine != "ray":
+    if runtime.ray_address is not None and masking and runtime.engine != "ray":
         raise ConfigError(
             f"{place}: runtime.ray_address is set, and clients mask; a cluster shares the in-process engine's work "
             'without masking, or carries engine "ray": leave it out'

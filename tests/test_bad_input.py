@@ -165,9 +165,9 @@ CASES: dict[str, tuple[tuple[str, ...], str]] = {
         simulate("runtime.compile=maybe"),
         r"runtime\.compile is \"maybe\"; expected one of True, False or 'auto'",
     ),
-    "workers where clients mask": (
-        simulate("runtime.workers=2"),
-        r"runtime\.workers is 2; .* without masking and .*: expected 1",
+    "workers on Ray": (
+        simulate("runtime.workers=2", "runtime.engine=ray"),
+        r"runtime\.workers is 2; .* on one machine: expected 1",
     ),
     "workers on a GPU": (
         simulate("runtime.workers=2", "secure_aggregation.masking=false", "runtime.device=cuda"),

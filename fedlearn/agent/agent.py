@@ -19,7 +19,7 @@ from torch import nn
 
 from fedlearn.agent.agreement import Agreement, agree
 from fedlearn.agent.frames import REFUSAL, Frame
-from fedlearn.agent.turns import Turn, answer_all
+from fedlearn.agent.turns import Contributed, Turn, answer_all, contributed
 from fedlearn.config import Compile, RunConfig
 from fedlearn.contribution import Contributor
 from fedlearn.crypto.keystream import Entropy, stream_entropy
@@ -56,6 +56,7 @@ class Premises:
     device: str
     keep_model: KeepModel = lambda *_: None  # the final one of a session
     same_user: bool = False  # the coordinator's code runs as the user who owns records and key
+    contributed: Contributed = contributed  # a simulation may have it done by several processes
     compiled: Compile = False  # only a simulation trains long enough
     step_noise: StepNoise = discrete_gaussian  # a simulation may have a faster one (privacy.md 1.5)
     # Coins and noise on one stream, keys and shares on another: masked or not, the same noise is drawn in a test.
@@ -216,6 +217,7 @@ class Agent:
             model_hash=digest,
             finish=finish,
             refuse=refuse,
+            contributed=self.premises.contributed,
         )
 
     def remember(self, frame: Frame, digest: bytes, reply: bytes) -> bytes:

@@ -14,7 +14,7 @@ from typing import Final
 from fedlearn.agent.agreement import Agreement
 from fedlearn.agent.chunk_work import ChunkWork
 from fedlearn.agent.crew import Crew, OneProcess, SeededEntropy, chunks_of
-from fedlearn.agent.processes import Processes, worker_count
+from fedlearn.agent.processes import SummingProcesses, worker_count
 from fedlearn.agent.ray_tasks import RayTasks
 from fedlearn.agent.simulated import Holdings, SimulatedData, premises_of
 from fedlearn.attempts import AttemptFailedError, Summed
@@ -131,7 +131,7 @@ class SimulatedCohorts:
             if address is not None:
                 self._crew = RayTasks(address, self._data)
             elif self._workers > 1:
-                self._crew = Processes(self._workers, agreement.plan.dimension, work)
+                self._crew = SummingProcesses.of(self._workers, agreement.plan.dimension, work)
             else:
                 self._crew = OneProcess(work)
         return self._crew

@@ -109,6 +109,7 @@ class MaskedAgent:
             finish=lambda lanes: participant.finish_masked(work, lanes),
             refuse=lambda error: participant.give_up(work, error),
             stopped=lambda: work.stopped,
+            contributed=self.premises.contributed,
         )
 
     def attest(self, frame: Frame) -> bytes:

@@ -1,22 +1,24 @@
 """A crew of processes on this machine, forked once the data is loaded: one thread each, records and weights shared.
 
-Records are the parent's memory, which nobody writes. Weights lie in one shared map, each worker's sum in another. What
+Records are the parent's memory, which nobody writes. Weights lie in one shared map, a worker's result in another. What
 passes through a pipe is a chunk in bytes, and one byte back. A worker whose pipe closes ends; a worker that is lost
 leaves its chunk to the others.
 """
 
 import logging
+import math
 import mmap
 import multiprocessing
 import os
 import signal
 import sys
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
+from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
 from multiprocessing.context import ForkProcess
-from typing import Final, Literal, NamedTuple, TypeVar
+from typing import Any, Final, Literal, NamedTuple, Self
 
 import numpy as np
 import torch
@@ -27,12 +29,12 @@ from fedlearn.errors import ConfigError, RunFailedError
 from fedlearn.privacy.clipping import Vector
 from fedlearn.privacy.quantization import IntVector
 
-__all__ = ["Processes", "worker_count"]
+__all__ = ["Processes", "SummingProcesses", "worker_count"]
 
 _DONE: Final = b"\x01"
 _END_SECONDS: Final = 5.0
 
-Number = TypeVar("Number", np.float64, np.int64)
+Shape = tuple[tuple[int, ...], type[np.generic]]
 
 _log = logging.getLogger(__name__)
 
@@ -59,22 +61,30 @@ def worker_count(asked: int | Literal["auto"], device: str) -> int:
 class _Worker(NamedTuple):
     process: ForkProcess
     pipe: Connection
-    sum: IntVector  # (d,), in memory that both processes see
+    result: NDArray[Any]  # in memory that both processes see
 
 
 class Processes:
-    """So many workers for vectors of `dimension` entries, which each call `sum_of_chunk`; as `Crew`."""
+    """So many workers, which each call `work` for chunks; `empty` is an array like the largest that it gives.
 
-    def __init__(self, count: int, dimension: int, sum_of_chunk: SumOfChunk) -> None:
-        self._weights: Vector = _shared(dimension, np.float64)
+    Guarantees:
+        every chunk is computed to its end once, whoever is lost;
+        a chunk that is begun anew begins with its seed.
+    """
+
+    def __init__(self, count: int, dimension: int, work: Callable[[Vector, Chunk], NDArray[Any]], empty: Shape) -> None:
+        self._weights: Vector = _shared((dimension,), np.float64)
         self._workers: list[_Worker] = []
         for _ in range(count):
-            self._hire(dimension, sum_of_chunk)
+            self._hire(work, empty)
 
-    def clean_sum(self, weights: Vector, chunks: Sequence[Chunk]) -> IntVector:
-        """As `Crew`."""
+    def each(self, weights: Vector, chunks: Sequence[Chunk]) -> Iterator[tuple[Chunk, NDArray[Any]]]:
+        """Each chunk with its result, as they come; the result is overwritten after the next step.
+
+        Raises:
+            RunFailedError: every worker is lost.
+        """
         self._weights[:] = weights
-        total = np.zeros(len(weights), dtype=np.int64)
         waiting, busy = deque(chunks), dict[Connection, tuple[_Worker, Chunk]]()
         idle = list(self._workers)
         while waiting or busy:
@@ -86,14 +96,13 @@ class Processes:
                 assert isinstance(pipe, Connection)
                 worker, chunk = busy.pop(pipe)
                 if self._has_answered(worker):
-                    total += worker.sum
+                    yield chunk, worker.result
                     idle.append(worker)
                 else:
                     waiting.appendleft(chunk)
-        return total
 
     def close(self) -> None:
-        """As `Crew`."""
+        """Let all workers go, and wait until they are gone."""
         for worker in self._workers:
             worker.pipe.close()
         for worker in self._workers:
@@ -102,17 +111,15 @@ class Processes:
             worker.process.join()
         self._workers = []
 
-    def _hire(self, dimension: int, sum_of_chunk: SumOfChunk) -> None:
+    def _hire(self, work: Callable[[Vector, Chunk], NDArray[Any]], empty: Shape) -> None:
         fork = multiprocessing.get_context("fork")
         ours, theirs = fork.Pipe()
-        shared_sum: IntVector = _shared(dimension, np.int64)
+        result = _shared(*empty)
         not_theirs = [worker.pipe for worker in self._workers] + [ours]
-        process = fork.Process(
-            target=_serve, args=(theirs, not_theirs, self._weights, shared_sum, sum_of_chunk), daemon=True
-        )
+        process = fork.Process(target=_serve, args=(theirs, not_theirs, self._weights, result, work), daemon=True)
         process.start()
         theirs.close()
-        self._workers.append(_Worker(process, ours, shared_sum))
+        self._workers.append(_Worker(process, ours, result))
 
     def _give(self, worker: _Worker, waiting: deque[Chunk], busy: dict[Connection, tuple[_Worker, Chunk]]) -> None:
         chunk = waiting.popleft()
@@ -137,12 +144,35 @@ class Processes:
         self._workers = [other for other in self._workers if other is not worker]
 
 
+@dataclass(frozen=True, slots=True)
+class SummingProcesses:
+    """Processes whose results are sums of chunks; as `Crew`."""
+
+    processes: Processes
+
+    @classmethod
+    def of(cls, count: int, dimension: int, sum_of_chunk: SumOfChunk) -> Self:
+        """So many workers for vectors of `dimension` entries."""
+        return cls(Processes(count, dimension, sum_of_chunk, ((dimension,), np.int64)))
+
+    def clean_sum(self, weights: Vector, chunks: Sequence[Chunk]) -> IntVector:
+        """As `Crew`."""
+        total = np.zeros(len(weights), dtype=np.int64)
+        for _, part in self.processes.each(weights, chunks):
+            total += part
+        return total
+
+    def close(self) -> None:
+        """As `Crew`."""
+        self.processes.close()
+
+
 def _serve(
     pipe: Connection,
     not_ours: Sequence[Connection],
     weights: Vector,
-    shared_sum: IntVector,
-    sum_of_chunk: SumOfChunk,
+    result: NDArray[Any],
+    work: Callable[[Vector, Chunk], NDArray[Any]],
 ) -> None:
     """A worker's life: chunk after chunk, until the pipe closes."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C in a terminal reaches everybody; the parent decides
@@ -151,10 +181,12 @@ def _serve(
     torch.set_num_threads(1)  # for good: the parent's threads were not forked
     with suppress(EOFError, OSError):
         while True:
-            shared_sum[:] = sum_of_chunk(weights, Chunk.from_bytes(pipe.recv_bytes()))
+            found = work(weights, Chunk.from_bytes(pipe.recv_bytes()))
+            result[: len(found)] = found
             pipe.send_bytes(_DONE)
 
 
-def _shared(entries: int, kind: type[Number]) -> NDArray[Number]:
-    """Zeros (entries,) that forked processes share."""
-    return np.frombuffer(mmap.mmap(-1, max(1, entries) * 8), dtype=kind, count=entries)
+def _shared(shape: tuple[int, ...], kind: type[np.generic]) -> NDArray[Any]:
+    """Zeros that forked processes share."""
+    entries, size = math.prod(shape), np.dtype(kind).itemsize
+    return np.frombuffer(mmap.mmap(-1, max(1, entries * size)), dtype=kind, count=entries).reshape(shape)

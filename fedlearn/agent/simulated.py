@@ -11,7 +11,10 @@ from torch import nn
 
 from fedlearn.agent.agent import Agent, Holder, Premises, handle_many
 from fedlearn.agent.agreement import plan_for
+from fedlearn.agent.crew import SeededEntropy
 from fedlearn.agent.masked_agent import MaskedAgent, handle_many_masked
+from fedlearn.agent.processes import worker_count
+from fedlearn.agent.row_crew import RowCrew
 from fedlearn.agent.source import data_options, start_model
 from fedlearn.checkpoint import ROSTER_FILE, RunFolder
 from fedlearn.config import RunConfig
@@ -134,8 +137,15 @@ class AgentPool:
 
     def __init__(self, data: SimulatedData, folder: Path, *, entropy: Entropy | None = None) -> None:
         """`entropy`, for noise and coins, is the operating system's unless a test brings its own."""
-        self._premises = premises_of(data, folder, entropy=entropy)
         self._holdings = Holdings(data)
+        workers = worker_count(data.config.runtime.workers, pick_device(data.config.runtime.device))
+        self._crew: RowCrew | None = None
+        coins = SeededEntropy()
+        self._premises = premises_of(data, folder, entropy=coins if workers > 1 else entropy)
+        if workers > 1:
+            seeds = entropy or stream_entropy(os.urandom)
+            self._crew = RowCrew(workers, self._holdings.records, coins=coins, entropy=seeds)
+            self._premises.contributed = self._crew.contributed
         masking = data.config.secure_aggregation.masking
         identities = _identities(folder, data.population_size) if masking else None
         self._roster = RunFolder(folder).roster() if masking else None
@@ -162,7 +172,9 @@ class AgentPool:
         return self._roster
 
     def close(self) -> None:
-        """Close the ledger."""
+        """Let the workers go, and close the ledger."""
+        if self._crew is not None:
+            self._crew.close()
         self._premises.close()
 
     def holder(self, client: int) -> Holder:

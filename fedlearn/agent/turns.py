@@ -16,7 +16,7 @@ from fedlearn.ledger import Ledger, Reservation
 from fedlearn.privacy.clipping import Vector
 from fedlearn.privacy.quantization import Lanes
 
-__all__ = ["Turn", "answer_all"]
+__all__ = ["Contributed", "Turn", "answer_all", "contributed"]
 
 # Rows of a cohort are computed in chunks, so that the float64 vectors of one chunk stay below 128 MiB.
 _CHUNK_ENTRIES = 1 << 24
@@ -25,11 +25,28 @@ _CHUNK_ENTRIES = 1 << 24
 _working = threading.Lock()
 
 
+# What clients send, (n, d): as `contribute` makes it here, or wherever a simulation has it made.
+Contributed = Callable[[Agreement, Vector, Sequence[Contributor], Entropy], Lanes]
+
+
+def contributed(agreement: Agreement, weights: Vector, clients: Sequence[Contributor], entropy: Entropy) -> Lanes:
+    """`contribute` with what the clients agreed to."""
+    return contribute(
+        weights,
+        clients,
+        work=agreement.work,
+        stacked=agreement.stacked,
+        mechanism=agreement.mechanism,
+        plan=agreement.plan,
+        entropy=entropy,
+    )
+
+
 @dataclass(slots=True)
 class Turn:
     """One client's turn to contribute. Exactly one of `finish` and `refuse` is called; `reply` is what it gave.
 
-    All turns that are taken together have one ledger and one entropy: those of their process.
+    All turns that are taken together have one ledger, one entropy and one way to contribute: those of their process.
     `stopped` says whether the attempt was ended meanwhile, so that nothing must be released for it.
     """
 
@@ -45,6 +62,7 @@ class Turn:
     finish: Callable[[Lanes], bytes]
     refuse: Callable[[FedlearnError], bytes]
     stopped: Callable[[], bool] = lambda: False
+    contributed: Contributed = field(default=contributed, repr=False)
     reply: bytes | None = None
     reservation: int | None = None
 
@@ -157,15 +175,8 @@ def _release(weights: Vector, chunk: Sequence[Turn], *, ledger: Ledger, entropy:
     """
     agreement = chunk[0].agreement
     witnesses = [_Witness(turn.contributor.records, ledger.salt() if turn.fingerprinted else None) for turn in chunk]
-    lanes = contribute(
-        weights,
-        [replace(turn.contributor, records=seen.records) for turn, seen in zip(chunk, witnesses, strict=True)],
-        work=agreement.work,
-        stacked=agreement.stacked,
-        mechanism=agreement.mechanism,
-        plan=agreement.plan,
-        entropy=entropy,
-    )
+    seeing = [replace(turn.contributor, records=seen.records) for turn, seen in zip(chunk, witnesses, strict=True)]
+    lanes = chunk[0].contributed(agreement, weights, seeing, entropy)
     # An attempt that was ended meanwhile releases nothing: `finish` then gives a refusal.
     ledger.void(_reservations([turn for turn in chunk if turn.stopped()]))
     fingerprints = {

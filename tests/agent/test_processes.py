@@ -12,11 +12,12 @@ import pytest
 
 import fedlearn
 from fedlearn.agent.crew import Chunk, OneProcess, chunks_of
-from fedlearn.agent.processes import Processes, worker_count
+from fedlearn.agent.processes import SummingProcesses, worker_count
 from fedlearn.crypto.keystream import SEED_BYTES, stream_entropy
 from fedlearn.errors import ConfigError, RunFailedError
 from fedlearn.privacy.mechanisms import MECHANISMS
 from tests.agent.federation import MLP, UNMASKED, Federation
+from tests.agent.test_masked_agent import Coordinator
 
 DIMENSION = 5
 
@@ -48,6 +49,26 @@ def test_a_release_does_not_depend_on_the_number_of_workers(mode, load_digits, t
     np.testing.assert_array_equal(totals[0], totals[1])
 
 
+@pytest.mark.parametrize("mode", MECHANISMS)
+def test_what_masked_clients_send_does_not_depend_on_the_number_of_workers(mode, play, load_digits):
+    """One worker is two here, and two are three: alone, a process draws every client's noise from one stream."""
+    setting = (f"privacy.mode={mode}", *MLP, *UNMASKED[1:], "privacy.sampling_probability=1/2")
+    sent = []
+    for workers in (2, 3):
+        party = play(
+            load_digits(*setting, f"runtime.workers={workers}"),
+            str(workers),
+            stream_entropy(lambda size: b"\x05" * size),
+        )
+        summed = Coordinator(party).run()
+        assert summed.survivors == 10
+        sent.append(summed.lanes)
+    np.testing.assert_array_equal(*sent)
+    if not MECHANISMS[mode].shares_noise and mode != "record-local":
+        alone = Coordinator(play(load_digits(*setting), "alone")).run()
+        np.testing.assert_array_equal(alone.lanes, sent[0])
+
+
 def test_what_a_lost_worker_had_is_computed_again_from_the_same_seed(tmp_path):
     def dies_once(weights, chunk):
         with (tmp_path / "computed").open("a") as log:
@@ -58,7 +79,7 @@ def test_what_a_lost_worker_had_is_computed_again_from_the_same_seed(tmp_path):
         return sum_of_seeds(weights, chunk)
 
     weights, work = np.arange(DIMENSION, dtype=np.float64), chunks(20)
-    crew = Processes(2, DIMENSION, dies_once)
+    crew = SummingProcesses.of(2, DIMENSION, dies_once)
     np.testing.assert_array_equal(crew.clean_sum(weights, work), OneProcess(sum_of_seeds).clean_sum(weights, work))
     assert crew.clean_sum(weights + 1, work).any(), "one worker is enough for the next round"
     crew.close()
@@ -70,7 +91,7 @@ def test_when_all_workers_are_lost_the_run_ends_in_a_sentence(tmp_path):
     def dies(weights, chunk):
         os.kill(os.getpid(), signal.SIGKILL)
 
-    crew = Processes(2, DIMENSION, dies)
+    crew = SummingProcesses.of(2, DIMENSION, dies)
     with pytest.raises(RunFailedError, match="every worker process"):
         crew.clean_sum(np.zeros(DIMENSION), chunks(8))
     with pytest.raises(RunFailedError, match="every worker process"):
@@ -81,8 +102,8 @@ def test_when_all_workers_are_lost_the_run_ends_in_a_sentence(tmp_path):
 def test_workers_end_with_whoever_forked_them():
     script = (
         "import time, numpy as np\n"
-        "from fedlearn.agent.processes import Processes\n"
-        "crew = Processes(2, 1, lambda weights, chunk: np.zeros(1, np.int64))\n"
+        "from fedlearn.agent.processes import SummingProcesses\n"
+        "crew = SummingProcesses.of(2, 1, lambda weights, chunk: np.zeros(1, np.int64)).processes\n"
         "print(*[worker.process.pid for worker in crew._workers], flush=True)\n"
         "time.sleep(60)\n"
     )
