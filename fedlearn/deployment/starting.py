@@ -136,7 +136,7 @@ class Start:
         """See that the bundle will not run as the user who owns the records.
 
         Raises:
-            ConfigError: it would, or the users are missing.
+            ConfigError: it would, or the users are missing, or the home is not theirs.
         """
         if sys.platform != "linux":
             raise ConfigError("a client runs on Linux alone: elsewhere the agent cannot know its peer's user")
@@ -151,7 +151,12 @@ class Start:
                 "agent and node would run as one user, so that the coordinator's code could read your records and your "
                 "key; start as root, with the users of fedlearn client join --system, or accept it with --same-user"
             )
-        Users.find()
+        agent = Users.find().agent
+        if not (self.home / NODE_FOLDER).is_dir() or self.folder.stat().st_uid != agent.pw_uid:
+            raise ConfigError(
+                f"{self.home}: not laid out for two users; join with --system in a new home and move ledger.db and "
+                "ledger.db.count there, or start with --same-user"
+            )
 
 
 def run(start: Start, tell: Tell) -> None:

@@ -69,6 +69,15 @@ def test_each_user_gets_its_part_and_the_socket_lies_where_both_can_go(home, use
 
 
 @as_root
+def test_a_home_that_was_not_laid_out_is_not_started_for_two_users(home, users):
+    start = Start(home / "client", same_user=False)
+    with pytest.raises(ConfigError, match="not laid out for two users"):
+        start.check_users()
+    lay_out(home, users)
+    start.check_users()
+
+
+@as_root
 def test_links_that_lie_in_the_nodes_folder_are_not_followed(home, users, tmp_path):
     lay_out(home, users)
     (tmp_path / "victim").write_text("root's")
