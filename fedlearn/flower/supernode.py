@@ -67,6 +67,18 @@ class _Own:
         return getattr(subprocess, name)
 
 
+class _Telling:
+    """The module `os` as Flower's calls see it: one that is answered 401 ends this process, and would not say why."""
+
+    @staticmethod
+    def kill(process: int, number: int) -> None:
+        _tell("a call was answered 401 Unauthorized")
+        os.kill(process, number)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(os, name)
+
+
 class Watch:
     """Sees what SuperNode does not: `problem` says in words what ended, hangs or is stopped.
 
@@ -125,7 +137,8 @@ class Watch:
 
 def main() -> None:
     """Run Flower's SuperNode; never returns."""
-    from flwr.supernode import start_client_internal
+    from flwr.supercore.retry import http_retry
+    from flwr.supernode import fleet_http_connection, start_client_internal
     from flwr.supernode.cli.flower_supernode import flower_supernode
 
     adopt_orphans()
@@ -134,6 +147,9 @@ def main() -> None:
     watch = Watch(_below, lambda: any(is_stopped(process) for process in descendants(os.getpid())))
     loop: Any = start_client_internal
     loop.time, loop.subprocess = _Hasty(watch.pause), _Own()
+    callers: tuple[Any, ...] = (http_retry, fleet_http_connection)
+    for caller in callers:
+        caller.os = _Telling()
     _tell_polls(start_client_internal, watch.polled)
     threading.Thread(target=_look_after, args=(watch,), daemon=True).start()
     give_pulse(watch.is_well)

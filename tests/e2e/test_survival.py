@@ -24,33 +24,21 @@ def federation(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RealFederat
     made.end()
 
 
-def begin(federation: RealFederation) -> Path:
-    """A run whose first round is done; gives its folder."""
+def test_f12_a_run_survives_its_superlink_and_then_its_coordinator_killed_in_the_middle(
+    federation: RealFederation,
+) -> None:
+    """Each costs an attempt at most; no registration is lost, and of what is killed nothing is left."""
     folder = federation.begin("run.rounds=3")
     federation.wait(lambda: lines(folder / "metrics.jsonl"), 600)
-    return folder
-
-
-def test_f12_a_superlink_that_is_killed_in_a_round_costs_an_attempt_and_no_registration(
-    federation: RealFederation,
-) -> None:
-    folder = begin(federation)
-    service = federation.service
-    (gate,) = federation.of_operator(SUPERLINK)
-    os.kill(gate, signal.SIGKILL)
-    check_finished(federation, folder)
-    assert federation.service == service
-    assert set(federation.status()["members"].values()) == {"online"}
-
-
-def test_a_coordinator_that_is_killed_leaves_nothing_behind_and_goes_on_when_it_is_started(
-    federation: RealFederation,
-) -> None:
-    folder = begin(federation)
     service = federation.service
     assert service is not None
+    (gate,) = federation.of_operator(SUPERLINK)
+    os.kill(gate, signal.SIGKILL)
+    federation.wait(lambda: len(lines(folder / "metrics.jsonl")) == 2, 600)
+    assert federation.service == service, "it started another SuperLink"
     left = descendants(service)
     os.kill(service, signal.SIGKILL)
     federation.wait(lambda: not [pid for pid in left if Path(f"/proc/{pid}").exists()], 30)
     federation.operator("start --detach")
     check_finished(federation, folder)
+    assert len(federation.online()) == 4

@@ -213,6 +213,31 @@ def test_f7_why_a_node_ended_is_named_whatever_its_exit_code(said, meaning):
     assert meaning in why_node_ended(["something before", said], 0)
 
 
+TURNED_AWAY = """
+import importlib, signal
+import httpx
+cli = importlib.import_module("flwr.supernode.cli.flower_supernode")
+from fedlearn.flower import supernode
+from flwr.supercore.retry.http_retry import make_simple_http_retry_invoker
+
+def call():
+    asked = httpx.Request("POST", "https://localhost/v1/fleet/pull-messages")
+    raise httpx.HTTPStatusError("no", request=asked, response=httpx.Response(401, request=asked))
+
+signal.signal(signal.SIGINT, signal.default_int_handler)
+cli.flower_supernode = lambda: make_simple_http_retry_invoker().invoke(call)
+supernode.main()
+"""
+
+
+def test_f7_a_node_whose_calls_are_turned_away_ends_and_says_so_for_flower_does_not():
+    command, (listened, held) = [sys.executable, "-c", TURNED_AWAY], os.pipe()  # it ends when its input does
+    ended = subprocess.run(command, stdin=listened, capture_output=True, text=True, timeout=60, check=False)
+    os.close(listened)
+    os.close(held)
+    assert "clock is off, or the key was revoked" in why_node_ended(ended.stderr.splitlines(), ended.returncode)
+
+
 def script(place: Path, name: str, code: str, silence: float = 60.0) -> Part:
     environment = {**os.environ, "PYTHONUNBUFFERED": "1"}
     back_off = BackOff(longest=0.1)
