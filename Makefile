@@ -6,7 +6,7 @@ STAMP := .venv/.installed
 PEERS := .peers/.installed
 FASHION := .data/usr/share/datasets/fashion-mnist/train-images-idx3-ubyte.gz
 
-.PHONY: install simulate test check e2e bench bench-peers soak crashes lock data
+.PHONY: install simulate test check e2e bench bench-peers bench-gpu soak crashes lock data
 
 install: $(STAMP)
 
@@ -42,6 +42,9 @@ bench: install
 	$(BIN)/python simulations/benchmarks/secagg.py --clients 100 --dimension 100000
 	$(BIN)/python simulations/benchmarks/memory.py
 	$(BIN)/python simulations/benchmarks/latency.py
+
+bench-gpu: bench-peers
+	$(BIN)/python simulations/benchmarks/gpu.py
 
 # The engines that simulations/benchmarks/engines.py compares with, in an environment of their own.
 bench-peers: install $(FASHION) $(PEERS)

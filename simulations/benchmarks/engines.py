@@ -93,7 +93,9 @@ def main() -> int:
     return 1 if stated["missed"] else 0
 
 
-def compete(workload: str, engines: Sequence[str], *, rounds: int, repeats: int) -> dict[tuple[str, str], Figures]:
+def compete(
+    workload: str, engines: Sequence[str], *, rounds: int, repeats: int, device: str = "cpu"
+) -> dict[tuple[str, str], Figures]:
     """(workload, engine) -> figures; W4 is measured beside W2."""
     pairs = [(w, engine) for w in _with_reference(workload) for engine in engines if _takes_part(w, engine)]
     results: dict[tuple[str, str], Figures] = {pair: Figures() for pair in pairs}
@@ -102,7 +104,7 @@ def compete(workload: str, engines: Sequence[str], *, rounds: int, repeats: int)
         for turn in range(repeats):
             for name, engine in pairs:
                 print(f"{name} {engine}, {turn + 1} of {repeats}", file=sys.stderr)
-                measure(results[name, engine], name, CONTESTANTS[engine], Path(folder), rounds)
+                measure(results[name, engine], name, CONTESTANTS[engine], Path(folder), rounds, device)
     return results
 
 

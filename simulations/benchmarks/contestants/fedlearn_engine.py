@@ -17,7 +17,7 @@ from fedlearn.rounds import RoundResult
 def main() -> None:
     """Run the rounds; peers do not score their models either."""
     asked = given()
-    overrides = [f"run.rounds={asked.rounds}", *asked.options]
+    overrides = [f"run.rounds={asked.rounds}", f"runtime.device={asked.device}", *asked.options]
     config = RunConfig.load(FOLDER / f"{asked.workload.name.lower()}.toml", overrides)
     data = replace(load_simulated_data(config), test=None)
     logging.basicConfig(level=logging.WARNING, stream=sys.stderr)

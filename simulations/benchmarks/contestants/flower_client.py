@@ -25,16 +25,18 @@ def train_one(message: Message, context: Context) -> Message:
     """One visit."""
     torch.set_num_threads(1)
     workload, features, labels = _setting()
+    device = os.environ["WORKLOAD_DEVICE"]
     model = _model() if workload.record_clip is None else build()  # make_private takes a model for good
+    model = model.to(device)
     model.load_state_dict(message.content["arrays"].to_torch_state_dict())
     client = int(context.node_config["partition-id"])
     mine = slice(client * workload.records, (client + 1) * workload.records)
-    inputs, targets = torch.from_numpy(np.array(features[mine])), torch.from_numpy(labels[mine])
+    inputs, targets = (torch.from_numpy(np.array(part[mine])).to(device) for part in (features, labels))
     if workload.record_clip is None:
         train(model, inputs, targets, workload)
     else:
         train_privately(model, inputs, targets, workload)
-    state = {name.removeprefix("_module."): value for name, value in model.state_dict().items()}
+    state = {name.removeprefix("_module."): value.cpu() for name, value in model.state_dict().items()}
     content = {"arrays": ArrayRecord(state), "metrics": MetricRecord({"num-examples": len(targets)})}
     return Message(content=RecordDict(content), reply_to=message)
 

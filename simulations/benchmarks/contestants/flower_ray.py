@@ -30,7 +30,7 @@ def main() -> None:
         num_supernodes=asked.workload.population,
         backend_config={
             "init_args": {"num_cpus": actors, "include_dashboard": False},
-            "client_resources": {"num_cpus": 1, "num_gpus": 0.0},
+            "client_resources": {"num_cpus": 1, "num_gpus": 0.0 if asked.device == "cpu" else 1 / actors},
         },
     )
 

@@ -66,13 +66,19 @@ def write_records(folder: Path) -> None:
     np.save(folder / "labels.npy", train.labels[order])
 
 
-def measure(figures: Figures, workload: str, contestant: Contestant, data: Path, rounds: int) -> None:
+def measure(
+    figures: Figures, workload: str, contestant: Contestant, data: Path, rounds: int, device: str = "cpu"
+) -> None:
     """One process of a contestant: a first round that is not counted, then `rounds`."""
     began = time.perf_counter()
     process = subprocess.Popen(
-        _command(workload, contestant, data, rounds + 1), env=_environment(), cwd=FOLDER, stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE, text=True,
-    )  # fmt: skip
+        _command(workload, contestant, data, rounds + 1, device),
+        env=_environment(device),
+        cwd=FOLDER,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
     said: list[str] = []
     threading.Thread(target=lambda: said.extend(process.stderr or []), daemon=True).start()
     watch = threading.Thread(target=_watch_memory, args=(process, figures), daemon=True)
@@ -99,7 +105,7 @@ def measure(figures: Figures, workload: str, contestant: Contestant, data: Path,
         raise RuntimeError(f"{contestant.module} on {workload} ended after {count} rounds:\n{''.join(said[-30:])}")
 
 
-def _command(workload: str, contestant: Contestant, data: Path, rounds: int) -> list[str]:
+def _command(workload: str, contestant: Contestant, data: Path, rounds: int, device: str) -> list[str]:
     python = PEERS if contestant.peer else Path(sys.executable)
     return [
         str(python),
@@ -108,15 +114,21 @@ def _command(workload: str, contestant: Contestant, data: Path, rounds: int) -> 
         workload,
         str(data),
         str(rounds),
+        device,
         *contestant.options,
     ]
 
 
-def _environment() -> dict[str, str]:
+def _environment(device: str) -> dict[str, str]:
     """Peers need the benchmarks' folder alone; nobody reports home, and OpenBLAS and MKL choose their own kernels."""
     kept = {key: value for key, value in os.environ.items() if not key.startswith("OPENBLAS_")}
     paths = [str(FOLDER), str(FOLDER.parents[1])]
-    return kept | {"PYTHONPATH": os.pathsep.join(paths), "FLWR_TELEMETRY_ENABLED": "0", "RAY_USAGE_STATS_ENABLED": "0"}
+    return kept | {
+        "PYTHONPATH": os.pathsep.join(paths),
+        "PFL_PYTORCH_DEVICE": device,
+        "FLWR_TELEMETRY_ENABLED": "0",
+        "RAY_USAGE_STATS_ENABLED": "0",
+    }
 
 
 def _watch_memory(process: subprocess.Popen[str], figures: Figures) -> None:

@@ -15,8 +15,8 @@ def main() -> None:
     workload = asked.workload
     assert workload.record_clip is not None, "for workloads with DP-SGD alone"
     torch.set_num_threads(1)
-    features, labels = map(torch.from_numpy, load_records(asked.data))
-    model = GradSampleModule(build())
+    features, labels = (torch.from_numpy(part).to(asked.device) for part in load_records(asked.data))
+    model = GradSampleModule(build().to(asked.device))
     parameters = list(model.parameters())
     optimizer = DPOptimizer(
         torch.optim.SGD(parameters, lr=workload.learning_rate),
@@ -38,7 +38,7 @@ def main() -> None:
                 for parameter, weight in zip(parameters, weights, strict=True):
                     parameter.copy_(weight)
             for _ in range(workload.records // workload.batch_size):
-                chosen = torch.rand(workload.records) < share
+                chosen = torch.rand(workload.records, device=asked.device) < share
                 optimizer.zero_grad()
                 if chosen.any():
                     functional.cross_entropy(model(inputs[chosen]), targets[chosen]).backward()

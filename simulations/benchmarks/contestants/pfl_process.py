@@ -55,7 +55,7 @@ def main() -> None:
     asked = given()
     workload = asked.workload
     torch.set_num_threads(1)
-    features, labels = map(torch.from_numpy, load_records(asked.data))
+    features, labels = (torch.from_numpy(part).to(asked.device) for part in load_records(asked.data))
 
     def records_of(client: int) -> Dataset:
         mine = slice(client * workload.records, (client + 1) * workload.records)

@@ -39,6 +39,7 @@ class Given:
     workload: Workload
     data: Path
     rounds: int
+    device: str
     options: tuple[str, ...]
 
 
@@ -70,9 +71,10 @@ def given() -> Given:
     parser.add_argument("workload")
     parser.add_argument("data", type=Path)
     parser.add_argument("rounds", type=int)
+    parser.add_argument("device")
     parser.add_argument("options", nargs="*")
     values = parser.parse_args()
-    return Given(load_workload(values.workload), values.data, values.rounds, tuple(values.options))
+    return Given(load_workload(values.workload), values.data, values.rounds, values.device, tuple(values.options))
 
 
 def started() -> None:
