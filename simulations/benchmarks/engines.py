@@ -6,7 +6,8 @@ W1 100 clients of 600 records, cohorts of 10; W2 1,000 of 60, cohorts of 100; W3
 guarantee for clients. Each touches 6,000 records of Fashion-MNIST a round (12.8 GFLOP). Engines take turns, each in a
 process of its own; the first round of each is left out, and a figure is the median of all others. Processor seconds are
 those of the engine's whole process tree. Exit 1 where a bar is missed; 2 where something is not installed. A bar on
-seconds of wall time is judged only where the load before was at most 1.
+seconds of wall time is judged only where the load before was at most 1. Ratios are to one compiled process of
+fedlearn's where their names do not say otherwise; Flower has an actor on each core.
 """
 
 import argparse
@@ -28,13 +29,13 @@ GFLOP_A_ROUND = 12.8
 
 CONTESTANTS: Mapping[str, Contestant] = {
     "flower-ray": Contestant("flower_ray", peer=True),
-    "flower-on-our-grid": Contestant("flower_grid", peer=False),
+    "flower-on-our-grid": Contestant("flower_grid", peer=False, workloads=("W1", "W2")),
     "pfl": Contestant("pfl_process", peer=True, workloads=("W1", "W2", "W4")),
     "opacus-hooks": Contestant("opacus_hooks", peer=True, workloads=("W3",)),
     "eager": Contestant("fedlearn_engine", peer=False, options=("runtime.compile=false",)),
     "compiled": Contestant("fedlearn_engine", peer=False, options=("runtime.compile=true",)),
     "two-processes": Contestant(
-        "fedlearn_engine", peer=False, options=("runtime.compile=true", "runtime.workers=2"), workloads=("W2",)
+        "fedlearn_engine", peer=False, options=("runtime.compile=true", "runtime.workers=2"), workloads=("W2", "W3")
     ),
 }
 # Ratios that a workload states: its name, whose figure is divided by whose, which figure, and the least it must be.
@@ -50,11 +51,13 @@ RATIOS: Mapping[str, tuple[tuple[str, str, str, str, float | None], ...]] = {
         ("vs_flower_cpu", "flower-ray", "compiled", "cpu", 8.0),
         ("vs_pfl", "pfl", "compiled", "cpu", 2.5),
         ("vs_pfl_eager", "pfl", "eager", "cpu", 1.6),
+        ("vs_flower_wall_two_processes", "flower-ray", "two-processes", "wall", None),
         ("two_processes_wall", "compiled", "two-processes", "wall", 1.6),
     ),
     "W3": (
         ("vs_flower_wall", "flower-ray", "compiled", "wall", 20.0),
         ("vs_flower_cpu", "flower-ray", "compiled", "cpu", None),
+        ("vs_flower_wall_two_processes", "flower-ray", "two-processes", "wall", None),
         ("vs_opacus_hooks", "opacus-hooks", "compiled", "cpu", 3.0),
         ("vs_opacus_hooks_eager", "opacus-hooks", "eager", "cpu", None),
     ),
@@ -68,7 +71,7 @@ RATIOS: Mapping[str, tuple[tuple[str, str, str, str, float | None], ...]] = {
 LEAST_SHARE_OF_PEAK = 0.25  # on W2
 MOST_COST_OVER_W2 = 1.1  # of W4
 MOST_MEGABYTES = 600  # eager on W2
-MOST_START_SECONDS = 5.0  # from the process's start to the end of the first round, less one round; eager
+MOST_START_SECONDS = 5.0  # from the start of the process to the end of its first round, eager on W2
 
 
 def main() -> int:
@@ -97,7 +100,9 @@ def compete(
     workload: str, engines: Sequence[str], *, rounds: int, repeats: int, device: str = "cpu"
 ) -> dict[tuple[str, str], Figures]:
     """(workload, engine) -> figures; W4 is measured beside W2."""
-    pairs = [(w, engine) for w in _with_reference(workload) for engine in engines if _takes_part(w, engine)]
+    pairs = [(workload, engine) for engine in engines if workload in CONTESTANTS[engine].workloads]
+    if workload == "W4":
+        pairs += [("W2", engine) for engine in engines if engine in ("eager", "compiled")]
     results: dict[tuple[str, str], Figures] = {pair: Figures() for pair in pairs}
     with tempfile.TemporaryDirectory() as folder:
         write_records(Path(folder))
@@ -106,14 +111,6 @@ def compete(
                 print(f"{name} {engine}, {turn + 1} of {repeats}", file=sys.stderr)
                 measure(results[name, engine], name, CONTESTANTS[engine], Path(folder), rounds, device)
     return results
-
-
-def _with_reference(workload: str) -> list[str]:
-    return ["W2", "W4"] if workload == "W4" else [workload]
-
-
-def _takes_part(workload: str, engine: str) -> bool:
-    return workload in CONTESTANTS[engine].workloads
 
 
 def _stated(
@@ -129,7 +126,7 @@ def _stated(
             stated[name] = ratio
             if bar is not None and ratio < bar and (figure == "cpu" or load <= 1):
                 missed.append(f"{name} is {ratio}, expected at least {bar}")
-    stated |= _against_fixed_bars(workload, figures, missed)
+    stated |= _against_fixed_bars(workload, figures, missed, load)
     return stated | {
         "load": round(load, 2),
         "wall_judged": load <= 1,
@@ -141,7 +138,9 @@ def _stated(
     }
 
 
-def _against_fixed_bars(workload: str, figures: Mapping[str, Figures], missed: list[str]) -> dict[str, object]:
+def _against_fixed_bars(
+    workload: str, figures: Mapping[str, Figures], missed: list[str], load: float
+) -> dict[str, object]:
     stated: dict[str, object] = {}
     if "compiled" in figures:
         peak = matmul_peak()
@@ -157,8 +156,10 @@ def _against_fixed_bars(workload: str, figures: Mapping[str, Figures], missed: l
                 missed.append(f"cost_over_w2_{name} is {cost:.3f}, expected at most {MOST_COST_OVER_W2}")
     if workload == "W2" and "eager" in figures:
         eager = figures["eager"]
-        start = median(eager.start) - median(eager.wall)
-        stated |= {"start_seconds": round(start, 1), "peak_mb_eager": round(eager.megabytes)}
+        start = median(eager.start)
+        stated |= {"first_round_seconds": round(start, 1), "peak_mb_eager": round(eager.megabytes)}
+        if start > MOST_START_SECONDS and load <= 1:
+            missed.append(f"first_round_seconds is {start:.1f}, expected at most {MOST_START_SECONDS:.0f}")
         if eager.megabytes > MOST_MEGABYTES:
             missed.append(f"peak_mb_eager is {eager.megabytes:.0f}, expected at most {MOST_MEGABYTES}")
     return stated
