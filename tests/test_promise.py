@@ -7,7 +7,7 @@ import pytest
 
 import fedlearn
 from fedlearn import rounds
-from fedlearn.agent import cohorts
+from fedlearn.agent import chunk_work
 from fedlearn.aggregation import noised_sum
 from fedlearn.checkpoint import RunFolder
 from fedlearn.errors import BudgetExceededError, RefusedError, RunFailedError
@@ -72,7 +72,7 @@ def test_a_sum_is_promised_before_vectors_are_asked_for_and_counts_if_the_proces
         raise Killed
 
     with monkeypatch.context() as dying:
-        dying.setattr(cohorts, "clean_sum", dies_while_clients_work)
+        dying.setattr(chunk_work, "clean_sum", dies_while_clients_work)
         with pytest.raises(Killed):
             fedlearn.simulate(central, output=tmp_path / "run")
     assert [each.released for each in bookings(tmp_path / "run")] == [False]
