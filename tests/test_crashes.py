@@ -155,7 +155,7 @@ def test_r18_a_disk_that_is_full_at_any_write_refuses_the_round_and_loses_nothin
 
 
 @pytest.mark.lengthy
-@pytest.mark.parametrize("limit", [80000, 50000, 4200, 0][:: 1 if KILLS > 5 else 2])
+@pytest.mark.parametrize("limit", [45000, 30000, 4200, 0][:: 1 if KILLS > 5 else 2])
 def test_a_simulation_that_finds_the_disk_full_ends_in_one_sentence_and_goes_on(mortals, tmp_path, limit):
     folder = tmp_path / "run"
     beginning = ["--output", folder, "--set", "run.rounds=3", "--set", "secure_aggregation.masking=false"]
