@@ -139,6 +139,10 @@ def more_noise_than_was_drawn(content):
     content["noise"]["std"] *= 10
 
 
+def one_draw_for_the_shares_of_masked_clients(content):
+    content["noise"]["drawn"] = "aggregate"
+
+
 def a_smaller_sensitivity(content):
     content["noise"]["sensitivity"] //= 2
 
@@ -160,6 +164,7 @@ def the_same_round_twice(content):
     [
         more_noise_in_an_event,
         more_noise_than_was_drawn,
+        one_draw_for_the_shares_of_masked_clients,
         a_smaller_sensitivity,
         a_round_left_out,
         a_sum_of_too_few,
