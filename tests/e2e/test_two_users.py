@@ -5,6 +5,7 @@ Ada joins with --system, as root; Ben, Cleo and Dora run with --same-user. The c
 for.
 """
 
+import grp
 import os
 import pwd
 import shutil
@@ -137,6 +138,7 @@ class Machine:
 @pytest.fixture(scope="module")
 def machine() -> Iterator[Machine]:
     names = {account.pw_name for account in pwd.getpwall()}
+    groups = {group.gr_name for group in grp.getgrall()}
     with tempfile.TemporaryDirectory(prefix="fl-", dir="/tmp") as place:
         made = Machine(Path(place))
         try:
@@ -146,6 +148,8 @@ def machine() -> Iterator[Machine]:
             made.end()
     for name in {"fedlearn-agent", "fedlearn-node"} - names:
         subprocess.run(["userdel", name], check=False)
+    if "fedlearn" not in groups:
+        subprocess.run(["groupdel", "fedlearn"], check=False)
 
 
 def processes_of(home: Path, word: str) -> dict[int, int]:
