@@ -230,6 +230,7 @@ supernode.main()
 """
 
 
+@pytest.mark.lengthy
 def test_f7_a_node_whose_calls_are_turned_away_ends_and_says_so_for_flower_does_not():
     command, (listened, held) = [sys.executable, "-c", TURNED_AWAY], os.pipe()  # it ends when its input does
     ended = subprocess.run(command, stdin=listened, capture_output=True, text=True, timeout=60, check=False)

@@ -168,6 +168,7 @@ class TestTheWholeHalf:
 
     FAULTS = (Fault("reply lost", 1, "masked", 5), Fault("agent restarted", 2, "share", 6))
 
+    @pytest.mark.slow
     def test_two_faults_are_seen_and_nothing_is_violated(self, tmp_path):
         tally = InProcess(tmp_path, self.FAULTS).run()
         assert tally.summary == "faults=2 kinds=2 violations=0"
