@@ -22,7 +22,7 @@ from tests.soak.schedule import Fault, Tally, draw
 
 _LEAST = {"in process": 80, "real": 20}
 _LEAST_KINDS = 12
-_END_SECONDS = 240.0
+_END_SECONDS = 180.0
 _LAST_WORD_SECONDS = 150.0
 
 
