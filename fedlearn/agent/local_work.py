@@ -133,7 +133,7 @@ class Work:
                 device=self.device,
             )
             if found is not None and self._compiles(found, like.input_shape):
-                found = replace(found, model=CompiledModel(found.model.kernels))
+                found = replace(found, model=CompiledModel(found.model.kernels, found.model.shapes))
             self._trainers[like.input_shape] = found
         return self._trainers[like.input_shape]
 

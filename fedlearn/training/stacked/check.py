@@ -71,9 +71,9 @@ def _clipping_difference(model: nn.Module, trainer: StackedTrainer, held: Datase
     norms = rows.norm(dim=1)
     bound = float(norms.median())
     expected = (torch.clamp(bound / norms, max=1)[:, None] * rows).sum(dim=0)
-    parameters = trainer.model.pack([parameter.detach()[None] for parameter in model.parameters()])
+    start = trainer.model.pack([parameter.detach()[None] for parameter in model.parameters()])
     present = torch.ones(1, len(held), dtype=torch.float64)
-    found = trainer.model.unpack(trainer.model.clipped_sum(parameters, inputs[None], targets[None], present, bound))
+    found = trainer.model.unpack(trainer.model.clipped_sum(start, inputs[None], targets[None], present, bound))
     return _apart(torch.cat([part.flatten() for part in found]).numpy(), expected.numpy())
 
 

@@ -6,15 +6,14 @@ was compiled is kept in the owner's own cache folder: in /tmp somebody else coul
 
 import logging
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Final
+from typing import Any, Final, TypeVar
 
 import torch
 from torch import Tensor, nn
 
 from fedlearn.data.feature_cache import cache_folder
-from fedlearn.training.stacked.kernel import Sums
 from fedlearn.training.stacked.model import StackedModel
 
 __all__ = ["CompiledModel", "worth_compiling"]
@@ -28,7 +27,7 @@ _PASSES: Final = 3  # forward, and backward by weights and by inputs
 _TOLERANCE: Final = 1e-3  # of a result's length
 _LEAST: Final = 2  # clients or records: of 1, the compiler makes a graph of its own
 
-_Step = Callable[..., list[Tensor]]
+Result = TypeVar("Result", Tensor, tuple[Tensor, Tensor])
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,35 +39,37 @@ class CompiledModel(StackedModel):
         its length, or where nothing can be compiled on this machine, the kernels go on, and the log says so once.
     """
 
-    _compiled: dict[str, _Step | None] = field(default_factory=dict, init=False, repr=False, compare=False)
+    _compiled: dict[str, Callable[..., Any] | None] = field(default_factory=dict, init=False, repr=False, compare=False)
 
-    def gradient(self, parameters: Sequence[Tensor], inputs: Tensor, targets: Tensor, weights: Tensor) -> Sums:
+    def gradient(self, rows: Tensor, inputs: Tensor, targets: Tensor, weights: Tensor) -> Tensor:
         """As `StackedModel.gradient`."""
-        plain = StackedModel(self.kernels).gradient
-        return self._run("gradient", plain, list(parameters), inputs, targets, weights)
+        plain = StackedModel(self.kernels, self.shapes).gradient
+        return self._run("gradient", plain, rows, inputs, targets, weights)
 
     def clipped(
-        self, parameters: Sequence[Tensor], inputs: Tensor, targets: Tensor, present: Tensor, max_grad_norm: float
-    ) -> list[Tensor]:
+        self, rows: Tensor, inputs: Tensor, targets: Tensor, present: Tensor, max_grad_norm: float
+    ) -> tuple[Tensor, Tensor]:
         """As `StackedModel.clipped`."""
-        plain = StackedModel(self.kernels).clipped
-        return self._run("clipped", plain, list(parameters), inputs, targets, present, max_grad_norm)
+        plain = StackedModel(self.kernels, self.shapes).clipped
+        return self._run("clipped", plain, rows, inputs, targets, present, max_grad_norm)
 
-    def _run(self, name: str, plain: _Step, parameters: list[Tensor], inputs: Tensor, *batch: Tensor | float) -> Sums:
+    def _run(
+        self, name: str, plain: Callable[..., Result], rows: Tensor, inputs: Tensor, *batch: Tensor | float
+    ) -> Result:
         if min(inputs.shape[:2]) < _LEAST:
-            return plain(parameters, inputs, *batch)
+            return plain(rows, inputs, *batch)
         if name not in self._compiled:
-            return self._try(name, plain, parameters, inputs, *batch)
-        step = self._compiled[name] or plain
-        return step(parameters, inputs, *batch)
+            return self._try(name, plain, rows, inputs, *batch)
+        step: Callable[..., Result] = self._compiled[name] or plain
+        return step(rows, inputs, *batch)
 
-    def _try(self, name: str, plain: _Step, parameters: list[Tensor], inputs: Tensor, *batch: Tensor | float) -> Sums:
+    def _try(self, name: str, plain: Callable[..., Result], rows: Tensor, *batch: Tensor | float) -> Result:
         """The first result, by the kernels; and what they find of the compiled one."""
-        expected = plain(parameters, inputs, *batch)
+        expected = plain(rows, *batch)
         self._compiled[name] = None
         try:
-            step = _compile(plain, parameters, inputs, *batch)
-            difference = _apart(step(parameters, inputs, *batch), expected)
+            step = _compile(plain, rows, *batch)
+            difference = _apart(step(rows, *batch), expected)
         except Exception as error:  # no compiler, no room, a version that fails: the kernels need none of it
             reason = str(error).strip().partition("\n")[0] or type(error).__name__
             _log.warning("training goes on without PyTorch's compiler: %s", reason)
@@ -82,33 +83,36 @@ class CompiledModel(StackedModel):
 
 def worth_compiling(model: StackedModel, plain: nn.Module, input_shape: tuple[int, ...], records: int) -> bool:
     """Whether steps of `model`, the stacked form of `plain`, on `records` records in all are worth compiling."""
-    parameters = model.pack([parameter.detach()[None] for parameter in plain.parameters()])
-    like = parameters[0].new_zeros(1, 1, *input_shape)
-    return _PASSES * records * model.multiplications(parameters, like) >= _WORTHWHILE
+    rows = model.pack([parameter.detach()[None] for parameter in plain.parameters()])
+    return _PASSES * records * model.multiplications(rows, rows.new_zeros(1, 1, *input_shape)) >= _WORTHWHILE
 
 
-def _compile(plain: _Step, parameters: Sequence[Tensor], inputs: Tensor, *batch: Tensor | float) -> _Step:
+def _compile(plain: Callable[..., Result], rows: Tensor, *batch: Tensor | float) -> Callable[..., Result]:
     """`plain` through the compiler, for any number of clients and records."""
     os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(cache_folder() / "compiled"))
     os.environ.setdefault("TORCHINDUCTOR_COMPILE_THREADS", "1")  # no pool of processes that outlives its use
     import torch._dynamo
     from torch.fx.experimental import _config as shapes  # two seconds and a hundred megabytes, only where it is used
 
-    for tensor in (*parameters, inputs, *(part for part in batch if isinstance(part, Tensor))):
-        torch._dynamo.maybe_mark_dynamic(tensor, 0)
-    for tensor in (inputs, *(part for part in batch if isinstance(part, Tensor))):
-        torch._dynamo.maybe_mark_dynamic(tensor, 1)
+    torch._dynamo.maybe_mark_dynamic(rows, 0)
+    for tensor in (part for part in batch if isinstance(part, Tensor)):
+        torch._dynamo.maybe_mark_dynamic(tensor, (0, 1))
     compiled = torch.compile(plain, fullgraph=True)
 
-    def step(*values: Sequence[Tensor] | Tensor | float) -> list[Tensor]:
+    def step(*values: Tensor | float) -> Result:
         # As many records as clients is an accident, no rule to compile in.
         with shapes.patch(use_duck_shape=False):  # type: ignore[attr-defined]  # made when it is imported
-            return list(compiled(*values))
+            return compiled(*values)
 
     return step
 
 
-def _apart(found: Sequence[Tensor], expected: Sequence[Tensor]) -> float:
+def _apart(found: Result, expected: Result) -> float:
     """The length of the difference, as a share of that of `expected`; NaN where either is not finite."""
-    one, other = (torch.cat([part.double().flatten() for part in parts]) for parts in (found, expected))
+    one, other = (_as_one(result) for result in (found, expected))
     return float((one - other).norm() / other.norm().clamp(min=torch.finfo(torch.float64).tiny))
+
+
+def _as_one(result: Tensor | tuple[Tensor, Tensor]) -> Tensor:
+    parts = (result,) if isinstance(result, Tensor) else result
+    return torch.cat([part.double().flatten() for part in parts])

@@ -1,8 +1,9 @@
 """A whole model of many clients: forward and backward through its kernels."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import accumulate, pairwise
+from itertools import accumulate, islice, pairwise
+from math import prod
 from typing import TypeVar
 
 import torch
@@ -11,7 +12,7 @@ from torch import Tensor, nn
 from fedlearn.training.stacked.convolution import ConvolutionKernel
 from fedlearn.training.stacked.elementwise import FlattenKernel, ReluKernel, SigmoidKernel, TanhKernel
 from fedlearn.training.stacked.embedding import EmbeddingKernel
-from fedlearn.training.stacked.kernel import Kernel, Saved, Sums
+from fedlearn.training.stacked.kernel import Kernel, Saved
 from fedlearn.training.stacked.linear import LinearKernel
 from fedlearn.training.stacked.loss import residuals
 from fedlearn.training.stacked.normalization import GroupNormKernel
@@ -26,71 +27,77 @@ T = TypeVar("T")
 class StackedModel:
     """The layers of one model, to be computed for many clients that each have weights of their own.
 
-    `parameters` are packed, in the order of the model's; `inputs` (clients, records, *input_shape) and `targets`
-    (clients, records) int64. Gradients are packed too.
+    `rows` are each client's parameters as one row, packed, (clients, d), and so are gradients; `inputs` is (clients,
+    records, *input_shape) and `targets` (clients, records) int64.
     """
 
     kernels: tuple[Kernel, ...]
+    shapes: tuple[tuple[int, ...], ...]  # of one client's packed parameters, in the order of the model's
 
-    def pack(self, parameters: Sequence[Tensor]) -> list[Tensor]:
-        """Parameters (clients, *shape), each client's entries in the order that its layer computes with."""
-        return [part for kernel, own in self._split(parameters) for part in kernel.pack(own)]
+    def pack(self, parameters: Sequence[Tensor]) -> Tensor:
+        """Parameters (clients, *shape) as rows, each client's entries in the order that their layer computes with."""
+        return _joined(part for kernel, own in self._owned(parameters) for part in kernel.pack(own))
 
-    def unpack(self, packed: Sequence[Tensor]) -> list[Tensor]:
-        """The same back in PyTorch's order."""
-        return [part for kernel, own in self._split(packed) for part in kernel.unpack(own)]
+    def unpack(self, rows: Tensor) -> list[Tensor]:
+        """The same back in PyTorch's order and shapes."""
+        return [part for kernel, own in self._split(rows) for part in kernel.unpack(own)]
 
-    def logits(self, parameters: Sequence[Tensor], inputs: Tensor) -> Tensor:
+    def logits(self, rows: Tensor, inputs: Tensor) -> Tensor:
         """Each client's logits, (clients, records, classes)."""
-        return self._forward(self._split(parameters), inputs)[0]
+        return self._forward(self._split(rows), inputs)[0]
 
-    def gradient(self, parameters: Sequence[Tensor], inputs: Tensor, targets: Tensor, weights: Tensor) -> Sums:
+    def gradient(self, rows: Tensor, inputs: Tensor, targets: Tensor, weights: Tensor) -> Tensor:
         """The gradient of each client's weighted sum of cross-entropies; `weights` is (clients, records)."""
-        split = self._split(parameters)
+        split = self._split(rows)
         logits, saved = self._forward(split, inputs)
         delta = residuals(logits, targets) * weights.unsqueeze(2)
         parts = self._backward(split, saved, delta, lambda kernel, kept, d: kernel.sums(kept, d))
-        return [gradient for part in parts for gradient in part]
+        return _joined(gradient for part in parts for gradient in part)
 
     def clipped_sum(
-        self, parameters: Sequence[Tensor], inputs: Tensor, targets: Tensor, present: Tensor, max_grad_norm: float
-    ) -> Sums:
+        self, rows: Tensor, inputs: Tensor, targets: Tensor, present: Tensor, max_grad_norm: float
+    ) -> Tensor:
         """The sum of each client's per-record gradients, each clipped to L2 norm `max_grad_norm` over all parameters.
 
         `present` is (clients, records), 0 for a record that only fills the batch up and 1 for the others. A record
         whose gradient is not finite counts as zeros, and leaves the others alone.
         """
-        *sums, finite = self.clipped(parameters, inputs, targets, present, max_grad_norm)
+        sums, finite = self.clipped(rows, inputs, targets, present, max_grad_norm)
         if finite.all():
             return sums
         # 0 * NaN is NaN, so the inputs of a record that is not finite have to go as well.
         kept = present * finite
         cleared = torch.where(kept.view(*kept.shape, *[1] * (inputs.dim() - 2)) > 0, inputs, inputs.new_zeros(()))
-        return self.clipped(parameters, cleared, targets, kept, max_grad_norm)[:-1]
+        return self.clipped(rows, cleared, targets, kept, max_grad_norm)[0]
 
     def clipped(
-        self, parameters: Sequence[Tensor], inputs: Tensor, targets: Tensor, present: Tensor, max_grad_norm: float
-    ) -> list[Tensor]:
-        """`clipped_sum` where every gradient is finite; last, for each record whether its own is."""
-        split = self._split(parameters)
+        self, rows: Tensor, inputs: Tensor, targets: Tensor, present: Tensor, max_grad_norm: float
+    ) -> tuple[Tensor, Tensor]:
+        """`clipped_sum` where every gradient is finite; and for each record whether its own is."""
+        split = self._split(rows)
         logits, saved = self._forward(split, inputs)
         delta = residuals(logits, targets)
         parts = self._backward(split, saved, delta, lambda kernel, kept, d: kernel.per_record(kept, d))
         norms = torch.stack([part[0].double() for part in parts]).sum(dim=0).sqrt()
         factors = (torch.clamp(max_grad_norm / norms, max=1.0) * present).to(delta.dtype)
-        return [*(gradient for part in parts for gradient in part[1](factors)), torch.isfinite(norms)]
+        return _joined(gradient for part in parts for gradient in part[1](factors)), torch.isfinite(norms)
 
-    def multiplications(self, parameters: Sequence[Tensor], inputs: Tensor) -> int:
+    def multiplications(self, rows: Tensor, inputs: Tensor) -> int:
         """Multiply-adds of the products in a forward pass."""
         count, values = 0, inputs.permute(0, 1, 3, 4, 2) if inputs.dim() == 5 else inputs
-        for kernel, own in self._split(parameters):
+        for kernel, own in self._split(rows):
             values, _ = kernel.forward(own, values)
             if own and own[0].dim() == 3:  # (clients, out, in)
                 count += values.numel() * own[0].shape[2]
         return count
 
-    def _split(self, parameters: Sequence[Tensor]) -> list[tuple[Kernel, Sequence[Tensor]]]:
-        """Each kernel and its own parameters."""
+    def _split(self, rows: Tensor) -> list[tuple[Kernel, Sequence[Tensor]]]:
+        """Each kernel and its own parameters, packed, as views of the rows."""
+        parts = torch.split(rows, [prod(shape) for shape in self.shapes], dim=1)
+        return self._owned([part.view(len(rows), *shape) for part, shape in zip(parts, self.shapes, strict=True)])
+
+    def _owned(self, parameters: Sequence[Tensor]) -> list[tuple[Kernel, Sequence[Tensor]]]:
+        """Each kernel and its own of the model's parameters."""
         ends = accumulate((kernel.parameter_count for kernel in self.kernels), initial=0)
         owned = [parameters[start:end] for start, end in pairwise(ends)]
         return list(zip(self.kernels, owned, strict=True))
@@ -132,7 +139,19 @@ def stack(model: nn.Module) -> StackedModel | None:
     owned = [parameter for layer in layers for parameter in layer.parameters()]
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
     in_order = len(owned) == len(trained) and all(a is b for a, b in zip(owned, trained, strict=True))
-    return StackedModel(tuple(known)) if len(known) == len(kernels) and trained and in_order else None
+    if len(known) < len(kernels) or not trained or not in_order:
+        return None
+    return StackedModel(tuple(known), tuple(_packed_shapes(known, trained)))
+
+
+def _packed_shapes(kernels: Sequence[Kernel], parameters: Sequence[nn.Parameter]) -> Iterator[tuple[int, ...]]:
+    left = iter(torch.empty(1, *parameter.shape, device="meta") for parameter in parameters)
+    for kernel in kernels:
+        yield from (tuple(part.shape[1:]) for part in kernel.pack(list(islice(left, kernel.parameter_count))))
+
+
+def _joined(parts: Iterable[Tensor]) -> Tensor:
+    return torch.cat([part.flatten(1) for part in parts], dim=1)
 
 
 def _layers(model: nn.Module) -> list[nn.Module] | None:

@@ -7,7 +7,6 @@ Clients of a block may hold different numbers of records: short batches are fill
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from fractions import Fraction
-from math import prod
 
 import numpy as np
 import torch
@@ -22,7 +21,6 @@ from fedlearn.privacy.quantization import truncate
 from fedlearn.privacy.sampling import poisson_sample
 from fedlearn.training.device import one_thread
 from fedlearn.training.local import StepNoise, batches, step_units
-from fedlearn.training.stacked.kernel import Sums
 from fedlearn.training.stacked.model import StackedModel
 
 __all__ = ["StackedTrainer", "block_size"]
@@ -62,13 +60,10 @@ class StackedTrainer:
         with one_thread(), torch.inference_mode():
             start = self._packed(torch.from_numpy(np.ascontiguousarray(weights)).to(self.device, self.dtype))
             local = start.repeat(len(clients), 1)
-            views = self._views(local)
             for chosen in steps:
                 inputs, targets, present = records.batch(chosen, range(len(clients)))
                 sizes = present.sum(dim=1, keepdim=True).clamp(min=1)
-                gradients = self.model.gradient(views, inputs, targets, present / sizes)
-                for parameter, gradient in zip(views, gradients, strict=True):
-                    parameter.sub_(gradient, alpha=learning_rate)
+                local.sub_(self.model.gradient(local, inputs, targets, present / sizes), alpha=learning_rate)
             return self._unpacked(local.double() - start.double()).cpu().numpy()
 
     def record_sums(
@@ -142,27 +137,23 @@ class StackedTrainer:
 
         The result is (members, d) float64: float32 inside a chunk of 64 records, float64 across.
         """
-        views = self._views(torch.from_numpy(rows).to(self.device, self.dtype))
+        local = torch.from_numpy(rows).to(self.device, self.dtype)
         total = torch.zeros(rows.shape, dtype=torch.float64)
         for first in range(0, max(len(chosen[member]) for member in members), _CHUNK):
             taken = [chosen[member][first : first + _CHUNK] for member in members]
             inputs, targets, present = records.batch(taken, members)
-            sums = self.model.clipped_sum(views, inputs, targets, present, max_grad_norm)
-            total += _flat(sums).to("cpu", torch.float64)
+            sums = self.model.clipped_sum(local, inputs, targets, present, max_grad_norm)
+            total += sums.to("cpu", torch.float64)
         return total.numpy()
 
     def _packed(self, weights: Tensor) -> Tensor:
         """Weights (d,) in the order that the layers compute with, (1, d)."""
-        return _flat(self.model.pack(_parts(weights[None], self.layout.shapes)))
+        parts = torch.split(weights[None], list(self.layout.sizes), dim=1)
+        return self.model.pack([part.view(1, *shape) for part, shape in zip(parts, self.layout.shapes, strict=True)])
 
     def _unpacked(self, rows: Tensor) -> Tensor:
         """Rows (n, d) back in the order of the vector."""
-        return _flat(self.model.unpack(self._views(rows)))
-
-    def _views(self, rows: Tensor) -> list[Tensor]:
-        """The packed parameters as views of `rows`."""
-        shapes = [part.shape[1:] for part in self.model.pack(_on_paper(self.layout.shapes))]
-        return _parts(rows, shapes)
+        return torch.cat([part.flatten(1) for part in self.model.unpack(rows)], dim=1)
 
 
 class _Records:
@@ -172,7 +163,8 @@ class _Records:
         sizes = [len(held) for held in clients]
         self._starts = np.cumsum([0, *sizes[:-1]])
         shape = clients[0].features.shape[1:]
-        features = np.zeros((sum(sizes) + 1, *shape), dtype=clients[0].features.dtype)
+        features = np.empty((sum(sizes) + 1, *shape), dtype=clients[0].features.dtype)
+        features[-1] = 0
         labels = np.zeros(sum(sizes) + 1, dtype=np.int64)
         for start, held in zip(self._starts, clients, strict=True):
             features[start : start + len(held)], labels[start : start + len(held)] = held.features, held.labels
@@ -203,17 +195,3 @@ def _plan(records: int, batch_size: int, local_steps: int, seed: Sequence[int]) 
     if records == 0:
         return iter([np.empty(0, dtype=np.int64)] * local_steps)
     return batches(records, batch_size, local_steps, seed)
-
-
-def _flat(parts: Sums) -> Tensor:
-    return torch.cat([part.flatten(1) for part in parts], dim=1)
-
-
-def _parts(rows: Tensor, shapes: Sequence[Sequence[int]]) -> list[Tensor]:
-    """Rows (n, d) as views (n, *shape) of their parts."""
-    parts = torch.split(rows, [prod(shape) for shape in shapes], dim=1)
-    return [part.view(len(rows), *shape) for part, shape in zip(parts, shapes, strict=True)]
-
-
-def _on_paper(shapes: Sequence[Sequence[int]]) -> list[Tensor]:
-    return [torch.empty(1, *shape, device="meta") for shape in shapes]

@@ -70,8 +70,8 @@ def case(name: str) -> tuple[nn.Module, list[Tensor], Tensor, Tensor]:
     return model, parameters, made(CLIENTS, RECORDS, *shape), torch.randint(0, CLASSES, (CLIENTS, RECORDS))
 
 
-def joined(stacked: StackedModel, packed: list[Tensor]) -> Tensor:
-    return torch.cat([part.flatten(1) for part in stacked.unpack(packed)], dim=1)
+def joined(stacked: StackedModel, rows: Tensor) -> Tensor:
+    return torch.cat([part.flatten(1) for part in stacked.unpack(rows)], dim=1)
 
 
 @every_network
