@@ -135,8 +135,10 @@ class Part:
         with said:
             for raw in said:
                 line = without_secrets(raw.decode("utf-8", "replace").rstrip())
-                if line == PULSE:
+                if line.endswith(PULSE):  # a line may have been half written when it came
                     self.silence.heard()
+                    line = line.removesuffix(PULSE)
+                if not line:
                     continue
                 self.lines.append(line)
                 log.emit(logging.makeLogRecord({"msg": _as_json(self.name, line)}))

@@ -133,6 +133,14 @@ def test_f4_a_sign_of_life_is_heard_and_stands_in_no_log(tmp_path):
     assert PULSE not in (tmp_path / "node.jsonl").read_text()
 
 
+def test_f4_a_sign_of_life_in_the_middle_of_a_line_leaves_the_line_as_it_was(tmp_path):
+    part = script(tmp_path, "node", f"import os; os.write(1, b'half a line{PULSE}\\n\\nend\\n'); {STAYS}")
+    part.start()
+    wait_for(lambda: "up" in part.lines)
+    part.end()
+    assert list(part.lines) == ["half a line", "end", "up"]
+
+
 def test_f4_what_is_stopped_ends_in_order_when_it_is_told_to(tmp_path):
     code = "import signal, sys; signal.signal(signal.SIGTERM, lambda *_: sys.exit(7)); " + STAYS
     part = script(tmp_path, "agent", code)
@@ -261,7 +269,7 @@ class Supervised:
             "signal.signal(signal.SIGTERM, lambda *_: stop.set())\n"
             f"agent, node = (script(place, n, c, {silence}) for n, c in zip(('agent', 'node'), sys.argv[2:4]))\n"
             f"s = Supervisor(place, agent=agent, node=node, agent_answers=lambda: {answers}, address='127.0.0.1:1',\n"
-            "    tell=lambda line: print(line, flush=True))\n"
+            "    tell=lambda line, **facts: print(line, flush=True))\n"
             "try:\n    s.run(stop)\nexcept FedlearnError as error:\n    sys.exit(f'{type(error).__name__}: {error}')\n"
         )
         (place / "ca.crt").write_bytes(Authority.new().certificate.pem)
