@@ -257,6 +257,16 @@ def script(place: Path, name: str, code: str, silence: float = 60.0) -> Part:
 CHILD = "import subprocess, sys; subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(60)'])\n"
 
 
+STARTED: list["subprocess.Popen[str]"] = []
+
+
+@pytest.fixture(autouse=True)
+def _nothing_is_left():
+    yield
+    while STARTED:
+        STARTED.pop().terminate()
+
+
 class Supervised:
     """A supervisor in a process of its own: what it looks after are children of that process."""
 
@@ -276,6 +286,7 @@ class Supervised:
         command = [sys.executable, "-c", code, str(place), agent, node]
         pipe = subprocess.PIPE
         self.process = subprocess.Popen(command, stdout=pipe, stderr=pipe, text=True, cwd=Path(__file__).parents[2])
+        STARTED.append(self.process)
 
     def end(self) -> tuple[str, str]:
         self.process.terminate()
