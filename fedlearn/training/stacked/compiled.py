@@ -68,8 +68,8 @@ class CompiledModel(StackedModel):
         expected = plain(rows, *batch)
         self._compiled[name] = None
         try:
-            step = _compile(plain, rows, *batch)
-            difference = _apart(step(rows, *batch), expected)
+            step, found = _compile(plain, rows, *batch)
+            difference = _apart(found, expected)
         except Exception as error:  # no compiler, no room, a version that fails: the kernels need none of it
             reason = str(error).strip().partition("\n")[0] or type(error).__name__
             _log.warning("training goes on without PyTorch's compiler: %s", reason)
@@ -87,8 +87,10 @@ def worth_compiling(model: StackedModel, plain: nn.Module, input_shape: tuple[in
     return _PASSES * records * model.multiplications(rows, rows.new_zeros(1, 1, *input_shape)) >= _WORTHWHILE
 
 
-def _compile(plain: Callable[..., Result], rows: Tensor, *batch: Tensor | float) -> Callable[..., Result]:
-    """`plain` through the compiler, for any number of clients and records."""
+def _compile(
+    plain: Callable[..., Result], rows: Tensor, *batch: Tensor | float
+) -> tuple[Callable[..., Result], Result]:
+    """`plain` through the compiler, for any number of clients and records, and what it gives for these."""
     os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(cache_folder() / "compiled"))
     os.environ.setdefault("TORCHINDUCTOR_COMPILE_THREADS", "1")  # no pool of processes that outlives its use
     import torch._dynamo
@@ -97,14 +99,10 @@ def _compile(plain: Callable[..., Result], rows: Tensor, *batch: Tensor | float)
     torch._dynamo.maybe_mark_dynamic(rows, 0)
     for tensor in (part for part in batch if isinstance(part, Tensor)):
         torch._dynamo.maybe_mark_dynamic(tensor, (0, 1))
-    compiled = torch.compile(plain, fullgraph=True)
-
-    def step(*values: Tensor | float) -> Result:
-        # As many records as clients is an accident, no rule to compile in.
-        with shapes.patch(use_duck_shape=False):  # type: ignore[attr-defined]  # made when it is imported
-            return compiled(*values)
-
-    return step
+    step = torch.compile(plain, fullgraph=True)
+    # As many records as clients is an accident, no rule to compile in.
+    with shapes.patch(use_duck_shape=False):  # type: ignore[attr-defined]  # made when it is imported
+        return step, step(rows, *batch)
 
 
 def _apart(found: Result, expected: Result) -> float:
