@@ -248,12 +248,24 @@ def test_report_draws_the_same_page_again(run: Run, tmp_path: Path) -> None:
 LONG = ("--set", "run.rounds=4", "--set", "privacy.mode=record-local", "--set", "training.local_steps=100")
 
 
+def _heed_interrupts() -> None:
+    """A shell has what it starts in the background ignore Ctrl-C, and tests may be started there."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 @pytest.fixture
 def started(tmp_path: Path) -> Iterator[tuple[subprocess.Popen[str], Path]]:
     """A real run, in its third round, with vectors asked for."""
     folder = tmp_path / "out"
     command = [sys.executable, "-m", "fedlearn.cli", "simulate", *LONG, "--output", str(folder), "--json"]
-    process = subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    process = subprocess.Popen(
+        command,
+        cwd=tmp_path,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        preexec_fn=_heed_interrupts if os.name == "posix" else None,
+    )
     deadline = time.monotonic() + 60
     while process.poll() is None and time.monotonic() < deadline:
         stored = RunFolder(folder).load_checkpoint() if folder.is_dir() else None
