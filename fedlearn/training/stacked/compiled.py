@@ -20,9 +20,9 @@ __all__ = ["CompiledModel", "worth_compiling"]
 
 _log = logging.getLogger(__name__)
 
-# Multiply-adds from which on compiling, which takes some 15 s, saves more than it costs: on an x86 core 1e12 of them
-# took 43 s, compiled 29 s. A count and not a clock, so that a run can be repeated bit by bit.
-_WORTHWHILE: Final = 1e12
+# Multiply-adds from which on compiling, which takes a core some 25 s, saves more than it costs: 1e12 of them took an x86
+# core 43 s, compiled 29 s. A count and not a clock, so that a run can be repeated bit by bit.
+_WORTHWHILE: Final = 2e12
 _PASSES: Final = 3  # forward, and backward by weights and by inputs
 _TOLERANCE: Final = 1e-3  # of a result's length
 _LEAST: Final = 2  # clients or records: of 1, the compiler makes a graph of its own
