@@ -1,6 +1,6 @@
 """A data holder on a small board: a run within 1.5 GB, and what its processes need while nothing is asked of them.
 
-    python -m pytest -m slow -s tests/e2e/test_memory.py
+    python -m pytest -m slow -s tests/e2e/test_holder_memory.py
 
 prints the figures of clients/README.md.
 """
