@@ -20,8 +20,8 @@ __all__ = ["CompiledModel", "worth_compiling"]
 
 _log = logging.getLogger(__name__)
 
-# Multiply-adds from which on compiling, which takes a core some 25 s, saves more than it costs: 1e12 of them took an x86
-# core 43 s, compiled 29 s. A count and not a clock, so that a run can be repeated bit by bit.
+# Multiply-adds from which on compiling, which takes a core some 25 s, saves more than it costs: 1e12 of them took 43 s
+# on an x86 core, compiled 29 s. A count and not a clock, so that a run can be repeated bit by bit.
 _WORTHWHILE: Final = 2e12
 _PASSES: Final = 3  # forward, and backward by weights and by inputs
 _TOLERANCE: Final = 1e-3  # of a result's length
