@@ -123,7 +123,7 @@ class InProcess:
             except BaseException as error:
                 failed.append(error)
 
-        life = threading.Thread(target=live, daemon=True)
+        life = threading.Thread(target=live, name="soak-life", daemon=True)
         life.start()
         life.join(_LIFE_SECONDS)
         grid.close()

@@ -1,6 +1,7 @@
 """Each detector of a soak finds what it is for: agents, books and files that do wrong, one kind each."""
 
 import json
+import threading
 from contextlib import closing
 from decimal import Decimal
 from fractions import Fraction
@@ -182,6 +183,9 @@ class TestTheWholeHalf:
         monkeypatch.setattr(in_process, "_LIFE_SECONDS", 0.0)
         tally = InProcess(tmp_path, self.FAULTS[:1]).run()
         assert any("the coordinator hangs" in violation for violation in tally.violations)
+        for life in threading.enumerate():
+            if life.name == "soak-life":
+                life.join(60)  # it only was too slow
 
 
 @pytest.mark.parametrize("kinds", [in_process.KINDS, real_faults.KINDS])
