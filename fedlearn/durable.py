@@ -1,14 +1,27 @@
 """Files that a crash leaves whole: the one way to replace a file, to open a database that must not forget, to lock."""
 
+import errno
 import os
 import sqlite3
+import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-__all__ = ["append_whole", "is_locked", "locked", "open_database", "open_database_to_read", "write_whole"]
+__all__ = [
+    "append_whole",
+    "is_locked",
+    "locked",
+    "open_database",
+    "open_database_to_read",
+    "read_small",
+    "write_whole",
+]
 
 _BUSY_SECONDS = 30.0
+# Who opens a file in somebody else's folder follows no link and waits for no pipe.
+_NO_LINK: int = getattr(os, "O_NOFOLLOW", 0)
+_NO_WAIT: int = getattr(os, "O_NONBLOCK", 0)
 
 
 def write_whole(path: Path, content: bytes, *, mode: int | None = None) -> None:
@@ -50,6 +63,22 @@ def append_whole(path: Path, content: bytes) -> None:
         os.fsync(file.fileno())
 
 
+def read_small(path: Path, *, most: int = 1 << 16) -> bytes:
+    """The bytes of a file, at most so many, whoever owns its folder: no link is followed, and nothing is waited for.
+
+    Raises:
+        OSError: it cannot be read, is longer, or is something else than a file; the error names it.
+    """
+    with _named(path), os.fdopen(os.open(path, os.O_RDONLY | os.O_CLOEXEC | _NO_LINK | _NO_WAIT), "rb") as file:
+        status = os.fstat(file.fileno())
+        if not stat.S_ISREG(status.st_mode):
+            raise OSError(errno.EINVAL, "expected a file", str(path))
+        content = file.read(most + 1)
+        if len(content) > most:
+            raise OSError(errno.EFBIG, f"expected at most {most} bytes", str(path))
+        return content
+
+
 @contextmanager
 def _named(path: Path) -> Iterator[None]:
     """A full disk does not say which file it has no room for."""
@@ -64,12 +93,14 @@ def _named(path: Path) -> Iterator[None]:
 def locked(path: Path, *, mode: int = 0o666) -> Iterator[int]:
     """Hold the lock of a file, which is made (with `mode`, less the umask) if it is not there; yields its descriptor.
 
+    A link in its place is not followed.
+
     A child process that is given the descriptor holds the lock too. The kernel gives it back when all of them are dead.
 
     Raises:
         BlockingIOError: somebody else holds it.
     """
-    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, mode)
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | _NO_LINK, mode)
     try:
         if os.name == "posix":
             import fcntl
@@ -81,18 +112,25 @@ def locked(path: Path, *, mode: int = 0o666) -> Iterator[int]:
 
 
 def is_locked(path: Path) -> bool:
-    """Whether somebody holds the lock of a file; one that is not there is not made.
+    """Whether somebody holds the lock of a file; one that is not there is not made, and a link is not followed.
 
     Raises:
         OSError: it cannot be opened.
     """
-    if not path.exists():
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | _NO_LINK | _NO_WAIT)
+    except FileNotFoundError:
         return False
     try:
-        with locked(path):
-            return False
+        if os.name == "posix":
+            import fcntl
+
+            fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
     except BlockingIOError:
         return True
+    finally:
+        os.close(descriptor)
+    return False
 
 
 def open_database(path: Path, schema: str) -> sqlite3.Connection:

@@ -164,7 +164,7 @@ def _tell(found: "HolderStatus") -> None:
     runs = f"runs, process {found.process}" if found.process else "does not run"
     typer.echo(f"the client {runs}{'; paused' if found.paused else ''}")
     for name, part in found.parts.items():
-        problem = f"; {part['problem']}" if part["problem"] else ""
+        problem = f"; {one_line(str(part['problem']))}" if part["problem"] else ""
         typer.echo(f"  {name}: {'up' if part['alive'] else 'down'} for {part['seconds']} s{problem}")
     if found.policy_problem:
         typer.echo(f"  the policy does not hold: {found.policy_problem}")

@@ -15,13 +15,15 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Final
 
-from fedlearn.durable import is_locked, locked
+from fedlearn.durable import is_locked, locked, read_small
 from fedlearn.errors import ConfigError, RunFailedError
+from fedlearn.flower.process_tree import user_of
 from fedlearn.logs import LOG_VARIABLE
 
 __all__ = ["EndedEarlyError", "only_one", "process_of", "start_in_background", "stop", "until_told"]
 
 _POLL_SECONDS: Final = 0.2
+_LONGEST_ID: Final = 32
 
 
 class EndedEarlyError(RunFailedError):
@@ -99,14 +101,25 @@ def start_in_background(
 def stop(lock: Path, *, seconds: float, otherwise: str) -> None:
     """End the process that holds the lock, and wait for it.
 
+    Guarantees: whoever owns the file, and may write any number into it, has no process of another user ended.
+
     Raises:
         ConfigError: none does; `otherwise`.
-        RunFailedError: it does not end.
+        RunFailedError: it is another user's, is not on this machine, or does not end.
     """
     process = process_of(lock)
     if process is None:
         raise ConfigError(otherwise)
-    os.kill(process, signal.SIGTERM)
+    if user_of(process) not in (None, lock.lstat().st_uid):
+        raise RunFailedError(
+            f"{lock}: says process {process}, which is not of the user who owns this file; nothing was ended"
+        )
+    try:
+        os.kill(process, signal.SIGTERM)
+    except ProcessLookupError:
+        raise RunFailedError(
+            f"{lock}: says process {process}, which is not here; end it where it runs, such as its container"
+        ) from None
     deadline = time.monotonic() + seconds
     while process_of(lock) is not None:
         if time.monotonic() > deadline:
@@ -124,5 +137,5 @@ def _last_sentence(lines: Sequence[str]) -> str:
 
 def _written_in(lock: Path) -> int | None:
     """The id in the file; None while its holder has not written it yet."""
-    text = lock.read_text(encoding="ascii", errors="replace").strip()
+    text = read_small(lock, most=_LONGEST_ID).decode("ascii", "replace").strip()
     return int(text) if text.isdigit() else None

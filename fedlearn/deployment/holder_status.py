@@ -1,12 +1,14 @@
 """What a holder wants to know of its home: what runs, what it accepts, what was spent and what is left."""
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from fedlearn.agent.deployed import MODELS_FOLDER, PAUSED_FILE
 from fedlearn.deployment.starting import NODE_FOLDER, holder_process
 from fedlearn.deployment.supervisor import STATE_FILE
+from fedlearn.durable import read_small
 from fedlearn.errors import ConfigError, FedlearnError
 from fedlearn.holder_policy import HolderPolicy
 from fedlearn.ledger.statement import Account, read_statement
@@ -57,7 +59,7 @@ def read_status(folder: Path) -> HolderStatus:
     return HolderStatus(
         process=holder_process(folder),
         paused=(folder / PAUSED_FILE).exists(),
-        parts=running_parts(folder) | running_parts(folder.parent / NODE_FOLDER),
+        parts=running_parts(folder),
         policy_problem=problem,
         accounts=tuple(read_statement(ledger).accounts) if ledger.exists() else (),
     )
@@ -108,9 +110,23 @@ def final_model(folder: Path, session: str | None) -> Path:
 
 
 def running_parts(folder: Path) -> dict[str, dict[str, object]]:
-    """What the process that runs for a home says of its parts, by name: `alive`, `seconds`, `problem`."""
+    """What runs for the home whose `client/` is `folder`, by name: `alive`, `seconds`, `problem`.
+
+    A node with a folder of its own may write anything there: of that, its own part alone is taken.
+    """
+    apart = _told_in(folder.parent / NODE_FOLDER)
+    return _told_in(folder) | {name: part for name, part in apart.items() if name == "node"}
+
+
+def _told_in(folder: Path) -> dict[str, dict[str, object]]:
+    """What a supervisor wrote down; nothing where it is not of that form."""
     try:
-        parts = json.loads((folder / STATE_FILE).read_text(encoding="utf-8"))["parts"]
-    except (OSError, ValueError, KeyError):
+        parts = json.loads(read_small(folder / STATE_FILE))["parts"]
+        return {str(name): dict(part) for name, part in parts.items() if _is_part(part)}
+    except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError):
         return {}
-    return parts if isinstance(parts, dict) else {}
+
+
+def _is_part(part: Mapping[str, object]) -> bool:
+    kinds = {"alive": bool, "seconds": int, "problem": str | None}
+    return set(part) == set(kinds) and all(isinstance(part[name], kind) for name, kind in kinds.items())

@@ -22,7 +22,7 @@ from fedlearn.deployment.parts import Part
 from fedlearn.deployment.supervisor import STATE_FILE, Supervisor
 from fedlearn.deployment.two_users import run_as_two_users
 from fedlearn.deployment.users import GROUP, Users
-from fedlearn.durable import write_whole
+from fedlearn.durable import read_small, write_whole
 from fedlearn.errors import ConfigError, RefusedError, RunFailedError
 from fedlearn.flower.node_app import SOCKET_KEY
 from fedlearn.flower.programs import flower_environment, free_port
@@ -264,7 +264,7 @@ def known_to_node(folder: Path) -> tuple[str, Path]:
     """
     path = folder / NODE_FILE
     try:
-        values = tomllib.loads(path.read_text(encoding="utf-8"))
+        values = tomllib.loads(read_small(path).decode("utf-8"))
         return values[ADDRESS_KEY], Path(values[SOCKET_KEY])
     except (OSError, tomllib.TOMLDecodeError, UnicodeDecodeError, KeyError, TypeError):
         raise ConfigError(

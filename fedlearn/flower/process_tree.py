@@ -10,7 +10,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
-__all__ = ["adopt_orphans", "descendants", "end_descendants", "end_with_input", "is_stopped"]
+__all__ = ["adopt_orphans", "descendants", "end_descendants", "end_with_input", "is_stopped", "user_of"]
 
 _PR_SET_CHILD_SUBREAPER: Final = 36
 _PROC: Final = Path("/proc")
@@ -41,6 +41,15 @@ def is_stopped(process: int) -> bool:
         return _fields(_PROC / str(process))[0] in ("T", "t")
     except OSError:
         return False
+
+
+def user_of(process: int) -> int | None:
+    """The real user of a process; None where there is no such process here, or the system does not say."""
+    try:
+        lines = (_PROC / str(process) / "status").read_text(errors="replace").splitlines()
+    except OSError:
+        return None
+    return next((int(line.split()[1]) for line in lines if line.startswith("Uid:")), None)
 
 
 def end_descendants() -> None:

@@ -407,7 +407,9 @@ class TestHolder:
             assert "its agent does not answer" in the(holder, "running", "error")
 
     def test_what_is_wrong_with_a_part_is_said(self, holder):
-        (holder / "state.json").write_text(json.dumps({"parts": {"node": {"alive": False, "problem": "it is tired"}}}))
+        (holder / "state.json").write_text(
+            json.dumps({"parts": {"node": {"alive": False, "seconds": 3, "problem": "it is tired"}}})
+        )
         with only_one(holder / "start.lock", otherwise=str):
             first, _ = of(holder, "running")
         assert (first.status, first.detail) == ("warning", "the node: it is tired")

@@ -1,6 +1,8 @@
 """What `client join --system` checks before it joins, and to whom it gives what; the users are some that are there."""
 
+import json
 import os
+import subprocess
 import tempfile
 import tomllib
 from collections.abc import Iterator
@@ -8,14 +10,17 @@ from pathlib import Path
 
 import pytest
 import tomli_w
+from typer.testing import CliRunner
 
+from fedlearn.cli import app
 from fedlearn.crypto.certificates import Authority, new_node_key
-from fedlearn.deployment.holder_status import leave
-from fedlearn.deployment.starting import Start
+from fedlearn.deployment.background import only_one
+from fedlearn.deployment.holder_status import leave, read_status
+from fedlearn.deployment.starting import Start, stop
 from fedlearn.deployment.system_home import check_place, lay_out
 from fedlearn.deployment.users import Users, acting_as_owner, make_users, may
-from fedlearn.durable import write_whole
-from fedlearn.errors import ConfigError
+from fedlearn.durable import locked, write_whole
+from fedlearn.errors import ConfigError, RunFailedError
 from fedlearn.flower.node_app import SOCKET_KEY
 from fedlearn.holder_policy import HolderPolicy
 from tests.holder_files import client_id, write_policy
@@ -109,6 +114,57 @@ def test_a_place_where_the_users_cannot_go_or_that_is_not_roots_is_refused_befor
     os.chown(home, 1, 1)
     with pytest.raises(ConfigError, match="is not root's"):
         check_place(home, users)
+
+
+@as_root
+def test_root_ends_no_process_of_others_because_the_nodes_folder_says_so(home, users):
+    lay_out(home, users)
+    lock = home / "node" / "start.lock"
+    victim = subprocess.Popen(["sleep", "60"])
+    try:
+        with locked(lock) as descriptor:
+            os.pwrite(descriptor, str(victim.pid).encode(), 0)
+            os.chown(lock, users.node.pw_uid, users.node.pw_gid)
+            with pytest.raises(RunFailedError, match="not of the user who owns this file"):
+                stop(home / "client")
+        assert victim.poll() is None
+    finally:
+        victim.kill()
+        victim.wait()
+
+
+@as_root
+@pytest.mark.timeout(30)
+def test_root_waits_for_nothing_and_follows_nothing_in_the_nodes_folder(home, users, tmp_path):
+    lay_out(home, users)
+    for name in ("start.lock", "state.json"):
+        os.mkfifo(home / "node" / name)
+    assert not read_status(home / "client").parts
+    (tmp_path / "victim").write_text(json.dumps({"parts": {"node": {"alive": True, "seconds": 1, "problem": None}}}))
+    for name in ("start.lock", "state.json"):
+        (home / "node" / name).unlink()
+        (home / "node" / name).symlink_to(tmp_path / "victim")
+    assert not read_status(home / "client").parts
+    with pytest.raises(OSError, match="symbolic links"), only_one(home / "node" / "start.lock", otherwise=str):
+        pass
+    assert (tmp_path / "victim").stat().st_size
+
+
+@as_root
+def test_the_node_says_nothing_of_the_agent_and_obeys_no_terminal(home, users):
+    lay_out(home, users)
+    parts = {
+        "agent": {"alive": True, "seconds": 9, "problem": None},
+        "node": {"alive": False, "seconds": 7, "problem": "\x1b[2Jall is well"},
+    }
+    (home / "node" / "state.json").write_text(json.dumps({"parts": parts}))
+    assert set(read_status(home / "client").parts) == {"node"}
+    shown = CliRunner().invoke(app, ["client", "status", "--home", str(home)]).output
+    assert "node: down for 7 s" in shown
+    assert "\x1b" not in shown
+    for told in ({"parts": {"node": {"alive": 1}}}, {"parts": {"node": "well"}}, ["parts"]):
+        (home / "node" / "state.json").write_text(json.dumps(told))
+        assert not read_status(home / "client").parts
 
 
 def test_without_root_no_users_are_made(monkeypatch):

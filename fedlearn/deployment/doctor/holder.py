@@ -163,8 +163,7 @@ def _running(folder: Path, policy: HolderPolicy | None) -> Iterator[Check]:
     if process is None:
         yield ok("running", "not started")
         return
-    parts = running_parts(folder) | running_parts(folder.parent / NODE_FOLDER)
-    for name, part in parts.items():
+    for name, part in running_parts(folder).items():
         if problem := part.get("problem"):
             yield warning("running", f"the {name}: {problem}", f"see {name}.jsonl in the folder log")
     if policy is not None and not is_answering(policy.socket_path):
