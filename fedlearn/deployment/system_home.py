@@ -10,6 +10,7 @@ Whoever owns a folder may put anything in it: root writes into none of them once
 
 import os
 import shutil
+import stat
 from pathlib import Path
 from typing import Final
 
@@ -35,9 +36,17 @@ def check_place(home: Path, users: Users) -> None:
     Raises:
         ConfigError: they cannot run this program or enter the place, or it is not root's.
     """
-    there = next(place for place in (home, *home.parents) if place.exists())
-    if there.stat().st_uid != 0:
-        raise ConfigError(f"{there} is not root's, so that its owner could change what is below it; take another home")
+    there = next(place for place in (home, *home.parents) if place.exists()).resolve()
+    for place in (there, *there.parents):
+        status = place.stat()
+        if status.st_uid != 0:
+            raise ConfigError(
+                f"{place} is not root's, so that its owner could change what is below it; take another home"
+            )
+        # In a sticky folder such as /tmp, what is root's is root's alone; but what is not there yet, anybody may make.
+        sticky = place != there and status.st_mode & stat.S_ISVTX
+        if status.st_mode & (stat.S_IWGRP | stat.S_IWOTH) and not sticky:
+            raise ConfigError(f"others may write in {place}, and change what is below it; take another home")
     for account in (users.agent, users.node):
         if not may(account.pw_uid, {account.pw_gid, users.group}, there, 1):
             raise ConfigError(
@@ -80,8 +89,8 @@ def _make_door(folder: Path, users: Users) -> None:
 
 def _make_node_folder(folder: Path, joined: Joined, policy: HolderPolicy, users: Users) -> None:
     shutil.rmtree(folder, ignore_errors=True)  # what an earlier membership left
-    (folder / "flwr").mkdir(mode=0o700, parents=True)
-    folder.chmod(0o700)
+    folder.mkdir(mode=0o700)  # root's: one that somebody still writes in could not be taken away, and is not used
+    (folder / "flwr").mkdir(mode=0o700)
     known = {ADDRESS_KEY: joined.address, SOCKET_KEY: str(policy.socket_path.resolve())}
     write_whole(folder / NODE_FILE, tomli_w.dumps(known).encode(), mode=0o600)
     for name in ("ca.crt", "node.key"):

@@ -167,6 +167,30 @@ def test_the_node_says_nothing_of_the_agent_and_obeys_no_terminal(home, users):
         assert not read_status(home / "client").parts
 
 
+@as_root
+def test_a_folder_of_the_node_that_cannot_be_taken_away_is_not_used_again(home, users, monkeypatch):
+    lay_out(home, users)
+    (home / "node" / "flwr").rmdir()
+    monkeypatch.setattr("shutil.rmtree", lambda *_, **__: None)  # as where a process goes on making files there
+    with pytest.raises(ConfigError, match="node: cannot be written: File exists"):
+        lay_out(home, users)
+
+
+@as_root
+def test_a_place_in_which_others_may_make_a_name_is_no_place_for_a_home(home, users):
+    home.chmod(0o1777)
+    with pytest.raises(ConfigError, match="others may write"):
+        check_place(home / "deeper", users)
+    home.chmod(0o755)
+    home.parent.chmod(0o777)
+    with pytest.raises(ConfigError, match="others may write"):
+        check_place(home, users)
+    os.chown(home.parent, 1, 1)
+    home.parent.chmod(0o755)
+    with pytest.raises(ConfigError, match="is not root's"):
+        check_place(home, users)
+
+
 def test_without_root_no_users_are_made(monkeypatch):
     monkeypatch.setattr(os, "geteuid", lambda: 1000)
     with pytest.raises(ConfigError, match="root alone"):
