@@ -65,10 +65,16 @@ class StackedModel:
         sums, finite = self.clipped(rows, inputs, targets, present, max_grad_norm)
         if finite.all():
             return sums
-        # 0 * NaN is NaN, so the inputs of a record that is not finite have to go as well.
+        # 0 * NaN is NaN, so a record that is not finite has to go as a whole. In its place comes, with weight 0, one of
+        # the client's own that is: zeros would not do, for a coordinator may choose weights that overflow for them.
         kept = present * finite
-        cleared = torch.where(kept.view(*kept.shape, *[1] * (inputs.dim() - 2)) > 0, inputs, inputs.new_zeros(()))
-        return self.clipped(rows, cleared, targets, kept, max_grad_norm)[0]
+        clients, some = torch.arange(len(kept), device=kept.device), kept.argmax(dim=1)
+        stays = kept > 0
+        others = inputs[clients, some].unsqueeze(1)
+        inputs = torch.where(stays.view(*kept.shape, *[1] * (inputs.dim() - 2)), inputs, others)
+        targets = torch.where(stays, targets, targets[clients, some].unsqueeze(1))
+        sums, _ = self.clipped(rows, inputs, targets, kept, max_grad_norm)
+        return torch.where(stays.any(dim=1, keepdim=True), sums, sums.new_zeros(()))
 
     def clipped(
         self, rows: Tensor, inputs: Tensor, targets: Tensor, present: Tensor, max_grad_norm: float

@@ -62,6 +62,43 @@ def test_a_neighbor_whose_records_are_not_finite_spoils_nobody(trainer: StackedT
     assert np.isnan(found[1]).any()
 
 
+def test_no_weights_let_one_record_wipe_out_what_the_others_send() -> None:
+    """A coordinator chooses the weights: here they overflow for a record of zeros and for the one that is looked for.
+
+    So a record that is not finite must not be cleared to zeros, whose own gradient would then spoil the sum.
+    """
+    model = nn.Sequential(nn.Linear(2, 2), nn.ReLU(), nn.Linear(2, 3))
+    trainer = checked_trainer(model, input_shape=(2,), classes=3, private=True, device="cpu")
+    assert trainer is not None
+    with torch.no_grad():
+        model[0].weight.copy_(torch.tensor([[-3e38, 0.0], [0.0, 1e38]]))
+        model[0].bias.copy_(torch.tensor([2e38, -1e38]))
+        model[2].weight.copy_(torch.tensor([[10.0, 10.0], [-10.0, -10.0], [0.0, 0.0]]))
+    features = np.tile(np.array([1, 0], dtype=np.float32), (40, 1))
+    labels = np.arange(40) % 2
+    looked_for = np.array([[1, 100]], dtype=np.float32)
+    nobody = Dataset(features[:0], labels[:0], ("a", "b", "c"))
+    without = Dataset(features, labels, nobody.classes)
+    with_it = Dataset(np.concatenate([features, looked_for]), np.append(labels, 2), nobody.classes)
+    alone = Dataset(looked_for, np.array([2]), nobody.classes)
+
+    def sums(*clients: Dataset) -> Vector:
+        return trainer.record_sums(
+            read_parameters(model),
+            clients,
+            sampling_probability=Fraction(1),
+            max_grad_norm=0.5,
+            entropy=stream_entropy(),
+        )
+
+    few, many, none, one = sums(without, with_it, nobody, alone)
+    assert np.linalg.norm(few) > 5
+    assert np.linalg.norm(many - few) <= 0.5
+    assert not none.any()
+    assert not one.any()
+    np.testing.assert_array_equal(few, sums(without)[0])
+
+
 def test_private_steps_are_noised_also_for_nobodys_records(trainer: StackedTrainer, model: nn.Module) -> None:
     weights = read_parameters(model)
     rows = trainer.private_updates(
