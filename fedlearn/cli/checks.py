@@ -124,7 +124,9 @@ def doctor(
         typer.echo(json.dumps({"checks": [check.as_dict() for check in checks]}))
     failed = [check for check in checks if check.status == "error"]
     if failed:
-        raise FedlearnError(f"{len(failed)} of {len(checks)} checks failed, the first: {failed[0].detail}")
+        # The names alone: the sentence goes into a log, and a detail may be of somebody's row.
+        names = ", ".join(dict.fromkeys(check.name for check in failed))
+        raise FedlearnError(f"{len(failed)} of {len(checks)} checks failed: {names}")
 
 
 def _tell_check(check: "Check") -> None:

@@ -503,6 +503,14 @@ class TestRecords:
         assert "row 30 is 'maybe'" in told
         assert "refused are rows 17, 30, 50 ->" in told
 
+    def test_what_a_row_says_stands_in_no_line_of_a_log(self, tmp_path, run):
+        folder, file = self.table(tmp_path, run, "age,ill\n20,patient-4711\n")
+        assert "patient-4711" in the(folder, "records of digits", "error", file)
+        result = CliRunner().invoke(app, ["doctor", str(file), "--home", str(folder.parent)])
+        assert "patient-4711" in result.stdout
+        assert "records of digits" in str(result.exception), "the sentence that ends the command, and is logged"
+        assert "patient-4711" not in str(result.exception)
+
     def test_very_many_are_cut_short(self, tmp_path, run):
         folder, file = self.table(tmp_path, run, "age,ill\n" + "old,n\n" * 1000)
         told = the(folder, "records of digits", "error", file)
