@@ -22,6 +22,13 @@ __all__ = ["run_as_two_users"]
 
 _PR_SET_PDEATHSIG: Final = 1
 _TICK_SECONDS: Final = 0.2
+_PASSED: Final = frozenset(
+    {
+        *("PATH", "LANG", "LANGUAGE", "TZ", "TMPDIR", "LD_LIBRARY_PATH", "SSL_CERT_FILE", "SSL_CERT_DIR"),
+        *("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "NO_PROXY"),
+    }
+)
+_PASSED_KINDS: Final = ("LC_", "PYTHON", "FEDLEARN_", "OMP_", "MKL_", "OPENBLAS_", "CUDA_", "NVIDIA_")
 _END_SECONDS: Final = 35.0
 
 
@@ -56,7 +63,7 @@ def _start(home: Path, only: str, account: pwd.struct_passwd, group: int, folder
     return subprocess.Popen(  # noqa: S603 (our own command)
         command,
         stdin=subprocess.DEVNULL,
-        env=os.environ | {"HOME": str(folder), "USER": account.pw_name, "LOGNAME": account.pw_name},
+        env=_environment() | {"HOME": str(folder), "USER": account.pw_name, "LOGNAME": account.pw_name},
         cwd="/",
         user=account.pw_uid,
         group=account.pw_gid,
@@ -64,6 +71,13 @@ def _start(home: Path, only: str, account: pwd.struct_passwd, group: int, folder
         start_new_session=True,
         preexec_fn=_end_with_parent,
     )
+
+
+def _environment() -> dict[str, str]:
+    """Of root's environment what a program needs to run here: the rest, where secrets may be, is not the node's."""
+    return {
+        name: value for name, value in os.environ.items() if name.upper() in _PASSED or name.startswith(_PASSED_KINDS)
+    }
 
 
 def _end_with_parent() -> None:

@@ -18,6 +18,7 @@ from fedlearn.deployment.background import only_one
 from fedlearn.deployment.holder_status import leave, read_status
 from fedlearn.deployment.starting import Start, stop
 from fedlearn.deployment.system_home import check_place, lay_out
+from fedlearn.deployment.two_users import run_as_two_users
 from fedlearn.deployment.users import Users, acting_as_owner, make_users, may
 from fedlearn.durable import locked, write_whole
 from fedlearn.errors import ConfigError, RunFailedError
@@ -189,6 +190,27 @@ def test_a_place_in_which_others_may_make_a_name_is_no_place_for_a_home(home, us
     home.parent.chmod(0o755)
     with pytest.raises(ConfigError, match="is not root's"):
         check_place(home, users)
+
+
+@as_root
+def test_what_stands_in_roots_environment_is_not_the_nodes(home, users, monkeypatch):
+    lay_out(home, users)
+    given: list[dict[str, str]] = []
+
+    def started(command: list[str], *, env: dict[str, str], **_: object) -> None:
+        given.append(env)
+        raise OSError("enough is seen")
+
+    monkeypatch.setattr("fedlearn.deployment.two_users.check_can_run", lambda *_: None)
+    monkeypatch.setattr("subprocess.Popen", started)
+    monkeypatch.setattr("signal.signal", lambda *_: None)  # those of the tests stay
+    monkeypatch.setenv("TOKEN", "root's")
+    monkeypatch.setenv("FEDLEARN_LOG", "json")
+    with pytest.raises(OSError, match="enough"):
+        run_as_two_users(home, lambda *_, **__: None)
+    (env,) = given
+    assert "TOKEN" not in env
+    assert (env["FEDLEARN_LOG"], env["PATH"]) == ("json", os.environ["PATH"])
 
 
 def test_without_root_no_users_are_made(monkeypatch):

@@ -84,7 +84,7 @@ class Machine:
         done = subprocess.run(
             [str(self.python), "-m", "fedlearn.cli", *map(str, words)],
             cwd=self.folder,
-            env={"PATH": os.environ["PATH"], "HOME": "/root", "PYTHONPATH": str(library)},
+            env={"PATH": os.environ["PATH"], "HOME": "/root", "PYTHONPATH": str(library), "TOKEN": "root's-token"},
             capture_output=True,
             text=True,
             timeout=400,
@@ -171,6 +171,9 @@ def test_each_part_runs_as_its_user_and_each_folder_is_its_owners(machine: Machi
     # The agent's process is closed to others, so the kernel shows it as root's: its supervisor's says who it is.
     assert agent in processes_of(home, "client\0start\0--only\0agent").values()
     assert set(processes_of(home, "fedlearn.flower.supernode").values()) == {node}
+    environments = [Path(f"/proc/{process}/environ").read_bytes() for process in processes_of(home, "fedlearn.flower")]
+    assert environments
+    assert not any(b"root's-token" in environment for environment in environments)
     owners = {name: (home / name).stat() for name in ("client", "node", "door")}
     assert {name: status.st_uid for name, status in owners.items()} == {"client": agent, "node": node, "door": agent}
     assert [oct(status.st_mode & 0o777) for status in owners.values()] == ["0o700", "0o700", "0o750"]
