@@ -28,6 +28,7 @@ CANNOT_SHOW: Final = (
     "that the events happened as they are written, or that no other release was made",
     "that the model is the sum of what the data holders sent",
     "that a data holder's records are what it says, and one person's are at one of them only",
+    "how a data holder ran it (same_user, unconfirmed members): its signature is not over that, the coordinator's is",
     "that nobody but the counted colluders worked with the server",
 )
 
