@@ -1,6 +1,7 @@
 """Linear layers, y = W x + b on the last axis.
 
 A record's gradient by (W, b) is (delta x^T, delta), of squared norm |delta|^2 (|x|^2 + 1): nothing is formed for it.
+The squares are float64: where one of float32 vanishes, the other factor can make the gradient long all the same.
 """
 
 from collections.abc import Sequence
@@ -39,5 +40,6 @@ class LinearKernel(AsTheyAre):
         return [weight, delta.sum(dim=1)] if self.bias else [weight]
 
     def per_record(self, saved: Saved, delta: Tensor) -> PerRecord:
-        lengths = saved[0].square().sum(dim=2) + float(self.bias)
-        return delta.square().sum(dim=2) * lengths, lambda factors: self.sums(saved, delta * factors.unsqueeze(2))
+        lengths = saved[0].double().square().sum(dim=2) + float(self.bias)
+        squares = delta.double().square().sum(dim=2) * lengths
+        return squares, lambda factors: self.sums(saved, delta * factors.unsqueeze(2))

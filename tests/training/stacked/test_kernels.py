@@ -127,6 +127,19 @@ def test_a_record_that_is_not_finite_counts_as_zeros_and_leaves_the_others_alone
     torch.testing.assert_close(found, expected, rtol=0, atol=1e-12)
 
 
+def test_a_long_input_does_not_hide_a_gradient_whose_other_factor_has_no_square_in_float32() -> None:
+    """Weights that a coordinator chose: residuals of 1e-23, records of 1e18, and so a gradient of length 1.4e-5."""
+    model = nn.Sequential(nn.Linear(1, 3, bias=False))
+    stacked = stack(model)
+    assert stacked is not None
+    inputs, targets = torch.full((1, 1, 1), 1e18), torch.zeros(1, 1, dtype=torch.int64)
+    rows = stacked.pack([torch.tensor([[[53e-18], [0.0], [0.0]]])])
+    unclipped = stacked.gradient(rows, inputs, targets, torch.ones(1, 1)).double().norm()
+    assert 1e-5 < unclipped < 2e-5
+    found = stacked.clipped_sum(rows, inputs, targets, torch.ones(1, 1), 1e-6).double().norm()
+    assert found == pytest.approx(1e-6, rel=1e-4)
+
+
 @pytest.mark.parametrize(
     "layer",
     [
