@@ -9,6 +9,7 @@ request: u32 number of the client | frame (`agent.frames`)        reply: u64 len
 Whoever holds the socket is treated as the server: nothing more is assumed of it.
 """
 
+import errno
 import logging
 import os
 import socket
@@ -166,9 +167,10 @@ def ask(path: Path, client: int, frame: bytes, *, seconds: float | None = None) 
 
 
 def is_answering(path: Path) -> bool:
-    """Whether a server accepts connections at `path`."""
+    """Whether a server listens at `path`; one whose places are all taken does, and is not waited for."""
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:
-        return connection.connect_ex(str(path)) == 0
+        connection.setblocking(False)
+        return connection.connect_ex(str(path)) in (0, errno.EAGAIN)
 
 
 def _read_request(connection: socket.socket, max_frame_bytes: int) -> tuple[int, bytes]:

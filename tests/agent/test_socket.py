@@ -188,6 +188,20 @@ def test_nobody_answers_after_the_end(path: Path) -> None:
         ask(path, 0, FRAME.to_bytes())
 
 
+@pytest.mark.timeout(20)
+def test_whoever_takes_all_places_holds_up_nobody_who_only_asks_whether_somebody_listens(path: Path) -> None:
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(str(path))
+        listener.listen(0)
+        peers = [socket.socket(socket.AF_UNIX) for _ in range(4)]
+        for peer in peers:
+            peer.setblocking(False)
+            peer.connect_ex(str(path))
+        assert is_answering(path)
+        for peer in peers:
+            peer.close()
+
+
 def test_the_end_waits_for_the_request_under_way(path: Path) -> None:
     started, ended = threading.Event(), threading.Event()
 
