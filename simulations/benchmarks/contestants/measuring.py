@@ -23,7 +23,7 @@ __all__ = ["PEERS", "Contestant", "Figures", "machine", "measure", "print_table"
 FOLDER = Path(__file__).resolve().parents[1]
 PEERS = FOLDER.parents[1] / ".peers/bin/python"
 LONGEST_SECONDS = 600  # of one contestant
-SAMPLE_SECONDS = 0.2
+SAMPLE_SECONDS = 1.0
 
 
 @dataclass(frozen=True, slots=True)
