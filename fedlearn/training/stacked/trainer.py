@@ -56,15 +56,16 @@ class StackedTrainer:
     ) -> Vector:
         """`train_update` of each client, (clients, d): plain SGD; `clients` are records and the seed of their order."""
         records = _Records(self, [held for held, _ in clients])
-        steps = zip(*(_plan(len(held), batch_size, local_steps, seed) for held, seed in clients), strict=True)
+        plans = [_plan(len(held), batch_size, local_steps, seed) for held, seed in clients]
         with one_thread(), torch.inference_mode():
+            places, present = records.places(plans)
+            weight = present / present.sum(dim=1, keepdim=True).clamp(min=1)
             start = self._packed(torch.from_numpy(np.ascontiguousarray(weights)).to(self.device, self.dtype))
             local = start.repeat(len(clients), 1)
-            for chosen in steps:
-                inputs, targets, present = records.batch(chosen, range(len(clients)))
-                sizes = present.sum(dim=1, keepdim=True).clamp(min=1)
-                local.sub_(self.model.gradient(local, inputs, targets, present / sizes), alpha=learning_rate)
-            return self._unpacked(local.double() - start.double()).cpu().numpy()
+            for step in places:
+                inputs, targets = records.at(step)
+                local.sub_(self.model.gradient(local, inputs, targets, weight), alpha=learning_rate)
+            return (self._unpacked(local).double() - self._unpacked(start).double()).cpu().numpy()
 
     def record_sums(
         self,
@@ -178,10 +179,31 @@ class _Records:
         present = np.arange(max(1, sizes.max())) < sizes[:, np.newaxis]
         places = np.full(present.shape, len(self._targets) - 1, dtype=np.int64)
         places[present] = np.concatenate(chosen) + np.repeat(self._starts[list(members)], sizes)
-        index = torch.from_numpy(places.ravel()).to(self._inputs.device)
+        return *self.at(self._index(places)), self._ones(present)
+
+    def places(self, plans: Sequence[Indices]) -> tuple[Tensor, Tensor]:
+        """Where the batches of all steps lie, (steps, clients, records), and ones or nothings, (clients, records).
+
+        `plans` are each client's batches, (steps, records of a batch).
+        """
+        sizes = np.array([plan.shape[1] for plan in plans])
+        present = np.arange(max(1, sizes.max())) < sizes[:, np.newaxis]
+        places = np.full((len(plans[0]), *present.shape), len(self._targets) - 1, dtype=np.int64)
+        for row, (start, plan) in enumerate(zip(self._starts, plans, strict=True)):
+            places[:, row, : plan.shape[1]] = start + plan
+        return self._index(places), self._ones(present)
+
+    def at(self, places: Tensor) -> tuple[Tensor, Tensor]:
+        """Inputs and targets, (clients, records, …), of what lies at `places`, (clients, records)."""
+        index = places.view(-1)
         inputs, targets = self._inputs.index_select(0, index), self._targets.index_select(0, index)
-        weights = torch.from_numpy(present).to(self._inputs.device, self._dtype)
-        return inputs.view(*present.shape, *inputs.shape[1:]), targets.view(present.shape), weights
+        return inputs.view(*places.shape, *inputs.shape[1:]), targets.view(places.shape)
+
+    def _index(self, places: Indices) -> Tensor:
+        return torch.from_numpy(places).to(self._inputs.device)
+
+    def _ones(self, present: NDArray[np.bool_]) -> Tensor:
+        return torch.from_numpy(present).to(self._inputs.device, self._dtype)
 
 
 def block_size(dimension: int, records_a_step: int, device: str) -> int:
@@ -190,8 +212,8 @@ def block_size(dimension: int, records_a_step: int, device: str) -> int:
     return max(1, min(most, _BLOCK_ENTRIES // max(1, dimension)))
 
 
-def _plan(records: int, batch_size: int, local_steps: int, seed: Sequence[int]) -> Iterator[Indices]:
-    """The batches of `train_update`; of nobody's records, empty ones."""
+def _plan(records: int, batch_size: int, local_steps: int, seed: Sequence[int]) -> Indices:
+    """The batches of `train_update`, (steps, records of a batch); of nobody's records, empty ones."""
     if records == 0:
-        return iter([np.empty(0, dtype=np.int64)] * local_steps)
-    return batches(records, batch_size, local_steps, seed)
+        return np.empty((local_steps, 0), dtype=np.int64)
+    return np.stack(list(batches(records, batch_size, local_steps, seed)))
