@@ -1,7 +1,8 @@
 """Linear layers, y = W x + b on the last axis.
 
 A record's gradient by (W, b) is (delta x^T, delta), of squared norm |delta|^2 (|x|^2 + 1): nothing is formed for it.
-The squares are float64: where one of float32 vanishes, the other factor can make the gradient long all the same.
+The squares are float64: where one of float32 vanishes, the other factor can make the gradient long all the same. What
+is too long for the data's own type is infinite: a factor that made it short again would have lost its last bits.
 """
 
 from collections.abc import Sequence
@@ -40,6 +41,11 @@ class LinearKernel(AsTheyAre):
         return [weight, delta.sum(dim=1)] if self.bias else [weight]
 
     def per_record(self, saved: Saved, delta: Tensor) -> PerRecord:
-        lengths = saved[0].double().square().sum(dim=2) + float(self.bias)
-        squares = delta.double().square().sum(dim=2) * lengths
+        lengths = _representable(saved[0].double().square().sum(dim=2) + float(self.bias), saved[0].dtype)
+        squares = _representable(delta.double().square().sum(dim=2) * lengths, delta.dtype)
         return squares, lambda factors: self.sums(saved, delta * factors.unsqueeze(2))
+
+
+def _representable(squares: Tensor, dtype: torch.dtype) -> Tensor:
+    """`squares`, infinite where `dtype` has no number as large."""
+    return squares.masked_fill(squares > torch.finfo(dtype).max, float("inf"))

@@ -140,6 +140,18 @@ def test_a_long_input_does_not_hide_a_gradient_whose_other_factor_has_no_square_
     assert found == pytest.approx(1e-6, rel=1e-4)
 
 
+@pytest.mark.parametrize("long", [1.3e7, 1e9, 3e12, 1.5e15])
+def test_a_gradient_too_long_for_float32_counts_for_no_more_than_the_bound(long: float) -> None:
+    """Its factor would be so small that float32 knows it to a few bits, and the product could be twice the bound."""
+    model = nn.Sequential(*(nn.Linear(width, out, bias=False) for width, out in ((1, 1), (1, 1), (1, 2))))
+    stacked = stack(model)
+    assert stacked is not None
+    rows = stacked.pack([torch.tensor(w)[None] for w in ([[long]], [[1e-3 / long]], [[1e38], [0.0]])])
+    for bound in (1.0, 1e-3):
+        found = stacked.clipped_sum(rows, torch.ones(1, 1, 1), torch.ones(1, 1).long(), torch.ones(1, 1), bound)
+        assert found.double().norm() <= bound * (1 + 2**-10)
+
+
 @pytest.mark.parametrize(
     "layer",
     [
