@@ -79,7 +79,7 @@ def start_in_background(
     with log.open("ab") as said:
         began = said.tell()
         process = subprocess.Popen(  # noqa: S603 (our own command)
-            [sys.executable, "-m", "fedlearn.cli", *arguments],
+            [sys.executable, "-P", "-m", "fedlearn.cli", *arguments],
             stdin=subprocess.DEVNULL,
             stdout=said,
             stderr=said,

@@ -9,7 +9,9 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
+import fedlearn
 from fedlearn.cli import app
+from fedlearn.deployment.background import EndedEarlyError, start_in_background
 from fedlearn.deployment.holder_status import leave, pause, read_status
 from fedlearn.deployment.starting import Acceptance, Start, holder_process
 from fedlearn.errors import ConfigError, FedlearnError, RefusedError
@@ -52,6 +54,16 @@ def test_without_an_answer_nothing_runs(folder):
     assert "not accepted, so nothing runs" in ended.stderr
     assert "Traceback" not in ended.stderr
     assert sorted(path.name for path in folder.iterdir()) == ["client.toml", "identity.key", "roster.toml"]
+
+
+def test_what_lies_in_the_folder_where_it_is_started_is_not_imported(folder, tmp_path, monkeypatch):
+    (tmp_path / "typer.py").write_text(f"open({str(tmp_path / 'obeyed')!r}, 'w')\nraise SystemExit(7)\n")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("PYTHONPATH", str(Path(fedlearn.__file__).parents[1]))
+    arguments = ["client", "start", "--home", str(tmp_path / "none")]
+    with pytest.raises(EndedEarlyError):
+        start_in_background(arguments, tmp_path / "log", is_up=lambda _: False, seconds=60, party="client")
+    assert not (tmp_path / "obeyed").exists()
 
 
 def test_one_user_for_both_parts_has_to_be_said(folder, monkeypatch):
