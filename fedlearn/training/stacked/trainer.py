@@ -142,7 +142,9 @@ class StackedTrainer:
         total = torch.zeros(rows.shape, dtype=torch.float64)
         for first in range(0, max(len(chosen[member]) for member in members), _CHUNK):
             taken = [chosen[member][first : first + _CHUNK] for member in members]
-            inputs, targets, present = records.batch(taken, members)
+            # Of a client alone, as in a deployment, every chunk is full: nothing about its records depends on their
+            # number, not even last bits, on which whoever chooses the weights can have a gradient's direction hang.
+            inputs, targets, present = records.batch(taken, members, least=_CHUNK if len(members) == 1 else 1)
             sums = self.model.clipped_sum(local, inputs, targets, present, max_grad_norm)
             total += sums.to("cpu", torch.float64)
         return total.numpy()
@@ -173,10 +175,15 @@ class _Records:
         self._targets = torch.from_numpy(labels).to(trainer.device)
         self._dtype = trainer.dtype
 
-    def batch(self, chosen: Sequence[Indices], members: Sequence[int]) -> tuple[Tensor, Tensor, Tensor]:
-        """Inputs, targets and weights of one or nothing, (clients, records, …): what each of `members` has `chosen`."""
+    def batch(
+        self, chosen: Sequence[Indices], members: Sequence[int], *, least: int = 1
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Inputs, targets and weights of one or nothing, (clients, records, …): what each of `members` has `chosen`.
+
+        There are `least` records at least, or as many as of whoever has most.
+        """
         sizes = np.array([len(taken) for taken in chosen])
-        present = np.arange(max(1, sizes.max())) < sizes[:, np.newaxis]
+        present = np.arange(max(least, sizes.max())) < sizes[:, np.newaxis]
         places = np.full(present.shape, len(self._targets) - 1, dtype=np.int64)
         places[present] = np.concatenate(chosen) + np.repeat(self._starts[list(members)], sizes)
         return *self.at(self._index(places)), self._ones(present)
