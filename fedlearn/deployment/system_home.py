@@ -59,7 +59,8 @@ def lay_out(home: Path, users: Users) -> None:
     """Give a home that root has just joined with to the two users.
 
     Raises:
-        ConfigError: the policy has no `agent.socket` on a line of its own, or a file cannot be written.
+        ConfigError: the policy has no `agent.socket` on a line of its own, or one in somebody else's folder, or a file
+            cannot be written.
     """
     joined = Joined.load(home)
     policy = HolderPolicy.read(joined.folder / "client.toml")
@@ -69,7 +70,7 @@ def lay_out(home: Path, users: Users) -> None:
             write_whole(policy.path, with_value(policy.path.read_bytes(), "agent", "socket", told, place=policy.path))
             policy = HolderPolicy.read(policy.path)
         home.chmod(0o755)
-        _make_door(policy.socket_path.parent, users)
+        _make_door(home, policy.socket_path.parent, users)
         _make_node_folder(home / NODE_FOLDER, joined, policy, users)
         for path in (*joined.folder.rglob("*"), joined.folder):
             os.chown(path, users.agent.pw_uid, users.agent.pw_gid, follow_symlinks=False)
@@ -77,11 +78,16 @@ def lay_out(home: Path, users: Users) -> None:
         raise ConfigError(f"{error.filename}: cannot be written: {error.strerror}") from None
 
 
-def _make_door(folder: Path, users: Users) -> None:
+def _make_door(home: Path, folder: Path, users: Users) -> None:
     """A folder that the group alone may enter; one that is there already and lets the node in stays as it is."""
     if folder.exists() and may(users.node.pw_uid, {users.node.pw_gid, users.group}, folder, 1):
         return
     folder = folder.resolve()
+    if folder.exists() and home.resolve() not in folder.parents:
+        raise ConfigError(
+            f"agent.socket lies in {folder}, which {users.node.pw_name} may not enter and {home} does not hold; "
+            f'write agent.socket = "../{_DOOR}/agent.sock" into the policy'
+        )
     folder.mkdir(mode=0o750, exist_ok=True)
     folder.chmod(0o750)
     os.chown(folder, users.agent.pw_uid, users.group)

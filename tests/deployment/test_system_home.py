@@ -16,6 +16,7 @@ from fedlearn.cli import app
 from fedlearn.crypto.certificates import Authority, new_node_key
 from fedlearn.deployment.background import only_one
 from fedlearn.deployment.holder_status import leave, read_status
+from fedlearn.deployment.policy_file import with_value
 from fedlearn.deployment.starting import Start, stop
 from fedlearn.deployment.system_home import check_place, lay_out
 from fedlearn.deployment.two_users import run_as_two_users
@@ -190,6 +191,17 @@ def test_a_place_in_which_others_may_make_a_name_is_no_place_for_a_home(home, us
     home.parent.chmod(0o755)
     with pytest.raises(ConfigError, match="is not root's"):
         check_place(home, users)
+
+
+@as_root
+def test_no_folder_of_others_is_given_away_because_the_policy_puts_the_socket_there(home, users, tmp_path):
+    other = tmp_path / "other"
+    other.mkdir(mode=0o700)
+    policy = home / "client" / "client.toml"
+    write_whole(policy, with_value(policy.read_bytes(), "agent", "socket", str(other / "agent.sock"), place=policy))
+    with pytest.raises(ConfigError, match="which nobody may not enter"):
+        lay_out(home, users)
+    assert (other.stat().st_uid, other.stat().st_mode & 0o777) == (0, 0o700)
 
 
 @as_root
