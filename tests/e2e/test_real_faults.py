@@ -131,7 +131,7 @@ def start_log(federation: RealFederation, name: str) -> list[str]:
 def test_f6_a_client_whose_clock_is_off_does_not_start_and_says_why(
     federation: RealFederation, seconds: int, way: str
 ) -> None:
-    if federation.of_holder("Dora", NODE):
+    if federation.holder("Dora"):
         federation.client("Dora", "stop")
     clock = federation.folder / "clock"
     clock.write_text(str(seconds))
