@@ -6,7 +6,7 @@ STAMP := .venv/.installed
 PEERS := .peers/.installed
 FASHION := .data/usr/share/datasets/fashion-mnist/train-images-idx3-ubyte.gz
 
-.PHONY: install simulate test check e2e bench bench-peers bench-gpu soak crashes lock data
+.PHONY: install simulate test check e2e bench bench-peers bench-gpu soak lock data
 
 install: $(STAMP)
 
@@ -57,11 +57,9 @@ $(PEERS): simulations/benchmarks/peers.txt
 	touch $(PEERS)
 
 soak: install
-	$(BIN)/python -m tests.soak --seed $(SEED)
-
-crashes: install
-	FEDLEARN_MUTATIONS=1000000 $(BIN)/python -m pytest tests/attacks/test_mutated_messages.py --timeout 1500
-	FEDLEARN_KILLS=50 $(BIN)/python -m pytest tests/test_crashes.py --timeout 1500
+	FEDLEARN_MUTATIONS=1000000 $(BIN)/python -m pytest tests/attacks/test_mutated_messages.py --timeout 600
+	FEDLEARN_KILLS=50 $(BIN)/python -m pytest tests/test_crashes.py --timeout 600
+	$(BIN)/python -m tests.soak --seed $(SEED) --minutes 18
 
 lock: install
 	$(BIN)/pip freeze --exclude-editable | sed 's/^torch==\(.*\)+cpu$$/torch==\1/' > requirements.lock

@@ -1,6 +1,6 @@
 """kill -9 and a full disk, at any moment, of real processes: what left is booked, the chain holds, the run goes on.
 
-FEDLEARN_KILLS says how many moments are tried: 5 unless it is set, 50 in `make crashes`.
+FEDLEARN_KILLS says how many moments are tried: 5 unless it is set, 50 in `make soak`.
 """
 
 import json

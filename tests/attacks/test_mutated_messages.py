@@ -1,6 +1,6 @@
 """Attack 16: every decoder takes 10,000 mutated inputs with no exception but ProtocolError, fast and in bounded memory.
 
-`FEDLEARN_MUTATIONS` in the environment gives another number (`make crashes`: 1,000,000).
+`FEDLEARN_MUTATIONS` in the environment gives another number (`make soak`: 1,000,000).
 """
 
 import os
