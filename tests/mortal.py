@@ -19,8 +19,8 @@ from pathlib import Path
 from typing import Any
 
 PLAIN = (
-    *("secure_aggregation.masking=false", "run.rounds=900", "run.spare_rounds=100"),
-    *("privacy.max_participations=1000", "privacy.target_epsilon=8"),
+    *("secure_aggregation.masking=false", "run.rounds=9000", "run.spare_rounds=1000"),
+    *("privacy.max_participations=10000", "privacy.target_epsilon=8"),
 )
 SESSION = "0123456789abcdef" * 2
 CLIENTS = range(10)
