@@ -1,7 +1,8 @@
 """What a holder agreed to for a session: the configuration, its plan derived anew, and the local work it means."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 
 from torch import nn
 
@@ -35,6 +36,12 @@ class Agreement:
     def contributor(self, records: Callable[[], Dataset], round_number: int, *, client: int) -> Contributor:
         """Client number `client` in one round."""
         return Contributor(records, (self.config.run.seed, round_number, client))
+
+    def contributors(
+        self, records: Callable[[int], Dataset], round_number: int, *, clients: Sequence[int]
+    ) -> list[Contributor]:
+        """Many clients in one round; `records` gives what a client holds, by its number."""
+        return [self.contributor(partial(records, client), round_number, client=client) for client in clients]
 
 
 def plan_for(config: RunConfig, *, dimension: int, population_size: int) -> Plan:

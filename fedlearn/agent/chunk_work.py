@@ -1,7 +1,6 @@
 """What computing a chunk takes, wherever it is computed: the data, what the run's configuration means, and a stream."""
 
 from dataclasses import dataclass, field
-from functools import partial
 
 from fedlearn.agent.agreement import Agreement
 from fedlearn.agent.crew import Chunk, SeededEntropy
@@ -25,13 +24,9 @@ class ChunkWork:
         """As `crew.SumOfChunk`; the same chunk gives the same integers, on one type of CPU."""
         self.coins.begin(chunk.seed)
         agreement = self.agreement
-        clients = [
-            agreement.contributor(partial(self.holdings.records, client), chunk.round_number, client=client)
-            for client in chunk.members
-        ]
         return clean_sum(
             weights,
-            clients,
+            agreement.contributors(self.holdings.records, chunk.round_number, clients=chunk.members),
             work=agreement.work,
             stacked=agreement.stacked,
             mechanism=agreement.mechanism,

@@ -16,6 +16,7 @@ from fedlearn.canonical import canonical_json
 from fedlearn.crypto.keystream import SEED_BYTES, Entropy, stream_entropy
 from fedlearn.privacy.clipping import Vector
 from fedlearn.privacy.quantization import IntVector
+from fedlearn.training.stacked.trainer import even_parts
 
 __all__ = ["Chunk", "Crew", "OneProcess", "SeededEntropy", "SumOfChunk", "chunks_of"]
 
@@ -78,11 +79,8 @@ class SeededEntropy:
 
 def chunks_of(members: Sequence[int], round_number: int, *, block: int, entropy: Entropy) -> Iterator[Chunk]:
     """A cohort in as many even parts as it has blocks of `block` clients who are trained together, at most 64."""
-    count = len(members)
-    parts = min(_MOST_CHUNKS, -(-count // block))
-    for part in range(parts):
-        first, end = count * part // parts, count * (part + 1) // parts
-        yield Chunk(tuple(members[first:end]), round_number, entropy(SEED_BYTES))
+    for part in even_parts(len(members), block, most=_MOST_CHUNKS):
+        yield Chunk(tuple(members[part]), round_number, entropy(SEED_BYTES))
 
 
 @dataclass(frozen=True, slots=True)

@@ -21,7 +21,7 @@ from fedlearn.training.record_sums import has_closed_form
 from fedlearn.training.stacked.check import checked_trainer
 from fedlearn.training.stacked.compiled import CompiledModel, worth_compiling
 from fedlearn.training.stacked.model import stack
-from fedlearn.training.stacked.trainer import StackedTrainer, block_size
+from fedlearn.training.stacked.trainer import StackedTrainer, block_size, even_parts
 
 __all__ = ["Work", "work_for"]
 
@@ -110,12 +110,10 @@ class Work:
         self, clients: Sequence[Contributor], *, private: bool
     ) -> Iterator[tuple[StackedTrainer, Sequence[Contributor], list[Dataset]]]:
         """Clients that are trained together, what they hold, and by what; none once the model failed its check."""
-        parts = -(-len(clients) // self.block)  # as even as can be: a last block of one client would be slow
-        for part in range(parts):
-            first, end = len(clients) * part // parts, len(clients) * (part + 1) // parts
+        for part in even_parts(len(clients), self.block):
             if None in self._trainers.values():
                 return
-            block = clients[first:end]
+            block = clients[part]
             held = [client.records() for client in block]
             trainer = self._trainer(held[0], private=private)
             if trainer is None:

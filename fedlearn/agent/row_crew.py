@@ -65,8 +65,5 @@ class RowCrew:
 
     def _rows_of_chunk(self, agreement: Agreement, weights: Vector, chunk: Chunk) -> Lanes:
         self._coins.begin(chunk.seed)
-        clients = [
-            agreement.contributor(partial(self._records, number), chunk.round_number, client=number)
-            for number in chunk.members
-        ]
+        clients = agreement.contributors(self._records, chunk.round_number, clients=chunk.members)
         return contributed(agreement, weights, clients, self._coins)

@@ -23,7 +23,7 @@ from fedlearn.training.device import one_thread
 from fedlearn.training.local import StepNoise, batches, step_units
 from fedlearn.training.stacked.model import StackedModel
 
-__all__ = ["StackedTrainer", "block_size"]
+__all__ = ["StackedTrainer", "block_size", "even_parts"]
 
 _BLOCK_RECORDS = {"cpu": 64}  # a step of a block; elsewhere `_MANY_RECORDS`
 _MANY_RECORDS = 1 << 14
@@ -217,6 +217,18 @@ def block_size(dimension: int, records_a_step: int, device: str) -> int:
     """How many clients of a model with `dimension` parameters are trained together."""
     most = _BLOCK_RECORDS.get(device, _MANY_RECORDS) // max(1, records_a_step)
     return max(1, min(most, _BLOCK_ENTRIES // max(1, dimension)))
+
+
+def even_parts(count: int, size: int, *, most: int | None = None) -> Iterator[slice]:
+    """`count` clients in parts of at most `size`, or in `most` parts if that is fewer.
+
+    As even as can be: a last part of one client would be slow.
+    """
+    parts = -(-count // size)
+    if most is not None:
+        parts = min(most, parts)
+    for part in range(parts):
+        yield slice(count * part // parts, count * (part + 1) // parts)
 
 
 def _plan(records: int, batch_size: int, local_steps: int, seed: Sequence[int]) -> Indices:
