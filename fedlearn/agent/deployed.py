@@ -44,6 +44,7 @@ from fedlearn.pulse import give_pulse
 from fedlearn.room import MODELS_KEPT, Room, check_holder_room
 from fedlearn.secagg.messages import decode_advertise
 from fedlearn.secagg.stages import Member
+from fedlearn.secagg.transcript import LANE_BYTES
 from fedlearn.training.device import pick_device
 
 __all__ = ["MODELS_FOLDER", "PAUSED_FILE", "DeployedAgent", "listen", "main", "read_identity"]
@@ -56,7 +57,6 @@ MODELS_FOLDER: Final = "models"
 _SESSIONS_KEPT: Final = 4  # each has a warm model
 _AT_ONCE: Final = 8  # requests: a copy waits for its first, and whatever burns an attempt must get through
 _BESIDE_THE_MODEL: Final = 1 << 21  # bytes of a frame: configuration, boxes, names of tensors
-_LANE_BYTES: Final = 4  # of an entry of a vector, and of a model's
 _LONGEST_SOCKET_PATH: Final = 107
 
 _log = logging.getLogger(__name__)
@@ -205,7 +205,7 @@ class DeployedAgent:
             size = model_dimension(config, like, search=search)
             if size > limits.max_dimension:
                 raise RefusedError(f"a model of {size} entries; the policy accepts at most {limits.max_dimension}")
-            check_holder_room(Room.at(self._policy.path.parent), message=_LANE_BYTES * size)
+            check_holder_room(Room.at(self._policy.path.parent), message=LANE_BYTES * size)
             return start_model(config, like, search=search)
 
         return build

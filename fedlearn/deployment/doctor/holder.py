@@ -2,7 +2,6 @@
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Final
 
 from fedlearn.agent.deployed import read_identity
 from fedlearn.agent.socket import is_answering
@@ -20,10 +19,9 @@ from fedlearn.holder_policy import HolderPolicy
 from fedlearn.ledger.statement import read_statement
 from fedlearn.privacy.calibration import Plan
 from fedlearn.room import Room, check_holder_room
+from fedlearn.secagg.transcript import LANE_BYTES
 
 __all__ = ["check_holder"]
-
-_LANE_BYTES: Final = 4  # of an entry of a model
 
 
 def check_holder(home: Path, run: Path | None) -> Iterator[Check]:
@@ -121,7 +119,7 @@ def _verdict(judged: PolicyCheck) -> Check:
 def _room(policy: HolderPolicy, plan: Plan | None) -> Check:
     room = Room.at(policy.path.parent)
     free = f"{room.disk / 1e9:.1f} GB of disk and {room.memory / 1e9:.1f} GB of memory are free"
-    message = plan.bytes_per_round if plan else _LANE_BYTES * policy.limits.max_dimension
+    message = plan.bytes_per_round if plan else LANE_BYTES * policy.limits.max_dimension
     try:
         check_holder_room(room, message=message)
     except ConfigError as problem:
@@ -129,7 +127,7 @@ def _room(policy: HolderPolicy, plan: Plan | None) -> Check:
             return error("room", str(problem), "make room, or agree on a smaller model")
         told = f"the largest model that the policy accepts would not fit: {problem}"
         return warning("room", told, "make room, or lower limits.max_dimension")
-    return ok("room", f"{free}: enough for a model of {message // _LANE_BYTES} entries")
+    return ok("room", f"{free}: enough for a model of {message // LANE_BYTES} entries")
 
 
 def _ledger(policy: HolderPolicy, judged: PolicyCheck | None) -> Iterator[Check]:
