@@ -72,9 +72,7 @@ def way_lines(address: str, authority: Path) -> Iterator[Check]:
         yield error("reachability", answer.problem, answer.remedy)
         return
     yield ok("reachability", f"{address} answers over TLS, by a certificate of this federation's authority")
-    yield date_line(
-        "server certificate", answer.certificate, "the operator renews it: fedlearn server rotate-certificate"
-    )
+    yield date_line("server certificate", answer.certificate, _RENEW)
     yield clock_line(offset_to(address, authority))
 
 
