@@ -16,9 +16,10 @@ import traceback
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
+from types import ModuleType, SimpleNamespace
 from typing import Any, Final
 
-__all__ = ["main"]
+__all__ = ["altered", "main"]
 
 _IDLE_POLL_SECONDS: Final = 1.0
 _RUN_SECONDS: Final = 300.0  # that a run may go on without a message
@@ -28,8 +29,13 @@ _MESSAGE_PROGRAM: Final = "flwr-clientapp"
 _COMMAND_START, _COMMAND_END = 45, 46
 
 
+def altered(module: ModuleType, **replaced: object) -> SimpleNamespace:
+    """A module as a part of Flower's is to see it: some names of it replaced, for that part alone."""
+    return SimpleNamespace(**{**vars(module), **replaced})
+
+
 class _Forking:
-    """The module `subprocess` as SuperExec's executor sees it."""
+    """How SuperExec's executor starts a program."""
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock, self._last_message = clock, float("-inf")
@@ -39,7 +45,7 @@ class _Forking:
         """Whether no message came for a while."""
         return self._clock() - self._last_message > _RUN_SECONDS
 
-    def Popen(self, command: Sequence[str], **options: Any) -> "subprocess.Popen[bytes] | None":
+    def popen(self, command: Sequence[str], **options: Any) -> "subprocess.Popen[bytes] | None":
         """A fork for a message, which nobody waits for; anything else is started as always."""
         if command[0] != _MESSAGE_PROGRAM:
             return subprocess.Popen(command, **options)  # noqa: S603 (Flower's own programs)
@@ -51,21 +57,9 @@ class _Forking:
             _run_message(command)
         return None
 
-    def __getattr__(self, name: str) -> Any:
-        return getattr(subprocess, name)
-
-
-class _Patient:
-    """The module `time` as SuperExec's main loop sees it: it polls less often while nothing comes."""
-
-    def __init__(self, forking: _Forking) -> None:
-        self._forking = forking
-
     def sleep(self, seconds: float) -> None:
-        time.sleep(_IDLE_POLL_SECONDS if self._forking.is_idle else seconds)
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(time, name)
+        """The pause between two polls of SuperExec's main loop: a longer one while nothing comes."""
+        time.sleep(_IDLE_POLL_SECONDS if self.is_idle else seconds)
 
 
 def main() -> None:
@@ -80,8 +74,8 @@ def main() -> None:
     _show([_NAME, *sys.argv[1:]])
     executor: Any = subprocess_executor
     loop: Any = run_superexec
-    forking = executor.subprocess = _Forking()
-    loop.time = _Patient(forking)
+    forking = _Forking()
+    executor.subprocess, loop.time = altered(subprocess, Popen=forking.popen), altered(time, sleep=forking.sleep)
     flower_superexec()
 
 

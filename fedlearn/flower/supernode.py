@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from fedlearn.flower.process_tree import adopt_orphans, descendants, end_descendants, end_with_input, is_stopped
+from fedlearn.flower.superexec import altered
 from fedlearn.pulse import give_pulse
 
 __all__ = ["BROKEN", "main"]
@@ -39,44 +40,6 @@ _UNANSWERED_SECONDS: Final = 20.0  # that a poll may take
 _START_SECONDS: Final = 60.0
 _EXECUTOR: Final = b"flower-superexec"
 _MESSAGE_PROCESS: Final = b"flwr-clientapp"
-
-
-class _Hasty:
-    """The module `time` as SuperNode's main loop sees it: its pauses are short, so that a message is found soon."""
-
-    def __init__(self, pause: Callable[[], float]) -> None:
-        self._pause = pause
-
-    def sleep(self, seconds: float) -> None:
-        time.sleep(min(seconds, self._pause()))
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(time, name)
-
-
-class _Own:
-    """The module `subprocess` as SuperNode sees it: its SuperExec is ours, which forks for a message."""
-
-    @staticmethod
-    def Popen(command: Sequence[str], **options: Any) -> "subprocess.Popen[bytes]":
-        if command[0] == _EXECUTOR.decode():
-            command = [sys.executable, "-P", "-m", "fedlearn.flower.superexec", *command[1:]]
-        return subprocess.Popen(command, **options)  # noqa: S603 (Flower's own programs)
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(subprocess, name)
-
-
-class _Telling:
-    """The module `os` as Flower's calls see it: one that is answered 401 ends this process, and would not say why."""
-
-    @staticmethod
-    def kill(process: int, number: int) -> None:
-        _tell("a call was answered 401 Unauthorized")
-        os.kill(process, number)
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(os, name)
 
 
 class Watch:
@@ -146,10 +109,12 @@ def main() -> None:
     threading.excepthook = lambda told: _break(f"a thread has ended with {told.exc_type.__name__}")
     watch = Watch(_below, lambda: any(is_stopped(process) for process in descendants(os.getpid())))
     loop: Any = start_client_internal
-    loop.time, loop.subprocess = _Hasty(watch.pause), _Own()
+    # Short pauses find a message soon; a call that is answered 401 ends the process, and would not say why.
+    loop.time = altered(time, sleep=lambda seconds: time.sleep(min(seconds, watch.pause())))
+    loop.subprocess = altered(subprocess, Popen=_popen)
     callers: tuple[Any, ...] = (http_retry, fleet_http_connection)
     for caller in callers:
-        caller.os = _Telling()
+        caller.os = altered(os, kill=_tell_and_kill)
     _tell_polls(start_client_internal, watch.polled)
     threading.Thread(target=_look_after, args=(watch,), daemon=True).start()
     give_pulse(watch.is_well)
@@ -162,6 +127,18 @@ def main() -> None:
     else:
         _tell("its main loop has ended")
     _end(BROKEN)
+
+
+def _popen(command: Sequence[str], **options: Any) -> "subprocess.Popen[bytes]":
+    """SuperNode's SuperExec is ours, which forks for a message."""
+    if command[0] == _EXECUTOR.decode():
+        command = [sys.executable, "-P", "-m", "fedlearn.flower.superexec", *command[1:]]
+    return subprocess.Popen(command, **options)  # noqa: S603 (Flower's own programs)
+
+
+def _tell_and_kill(process: int, number: int) -> None:
+    _tell("a call was answered 401 Unauthorized")
+    os.kill(process, number)
 
 
 def _tell_polls(module: Any, polled: Callable[[float | None], None]) -> None:

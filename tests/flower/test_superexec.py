@@ -9,7 +9,7 @@ import pytest
 from tests.faults.test_handler import OF_THE_PIPE
 
 SCRIPT = """
-import json, os, signal, sys
+import json, os, signal, subprocess, sys
 from flwr.supercore.exit import exit_handler
 import flwr.supernode.cli.flwr_clientapp
 import fedlearn.flower.node_app
@@ -29,12 +29,13 @@ def message():
 sys.modules["flwr.supernode.cli.flwr_clientapp"].flwr_clientapp = message
 signal.signal(signal.SIGTERM, lambda *_: None)
 exit_handler.add_exit_handler(lambda: print("SuperExec's own"))
-executor = superexec._Forking()
-codes, idle = [], [executor.is_idle]
+forking = superexec._Forking()
+executor = superexec.altered(subprocess, Popen=forking.popen)
+codes, idle = [], [forking.is_idle]
 for way in ("exit", "error"):
     executor.Popen(["flwr-clientapp", "--runtime-api-address", "127.0.0.1:1", "--token", "SECRET", way])
     codes.append(os.waitstatus_to_exitcode(os.wait()[1]))
-idle.append(executor.is_idle)
+idle.append(forking.is_idle)
 started = executor.Popen([sys.executable, "-c", "print('{}')"], stdout=executor.DEVNULL)
 left = "left_behind" in sys.modules
 print(json.dumps({"pid": os.getpid(), "codes": codes, "other": started.wait(), "left": left, "idle": idle}))
