@@ -129,15 +129,18 @@ class Service:
         self._conclusion = None
         self._keeper.interrupted()
 
+    def _restart_superlink(self) -> None:
+        self._restarts += 1
+        self._stop_superlink()
+        self._start_superlink()
+
     def _look_after_superlink(self) -> None:
         now, stuck = time.monotonic(), self._superlink.is_stuck
         if (self._superlink.is_alive and not stuck) or now < self._next_start:
             return
         self._tell(f"Flower's SuperLink {'does not answer' if stuck else 'is gone'}; starting it again")
-        self._stop_superlink()
         self._next_start, self._pause = now + self._pause, min(2 * self._pause, _LONGEST_PAUSE)
-        self._restarts += 1
-        self._start_superlink()
+        self._restart_superlink()
 
     def _look_after_certificate(self) -> None:
         if self._home.certificate.fingerprint != self._certificate:
@@ -207,9 +210,7 @@ class Service:
     def _do(self, step: Step, run: BookedRun, folder: RunFolder) -> None:
         if step is Step.RESTART:
             self._tell(f"run {run.id} gives no sign of life; starting Flower's SuperLink again", run=run.id)
-            self._restarts += 1
-            self._stop_superlink()
-            self._start_superlink()
+            self._restart_superlink()
         if step in (Step.RESTART, Step.SUBMIT):
             self._submit(run, folder)
         elif step is Step.CONCLUDE:
