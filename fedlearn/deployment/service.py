@@ -202,7 +202,7 @@ class Service:
             self._runs.end(run.id, "stopped")
             self._tell(f"run {run.id} is stopped", run=run.id)
             return
-        facts = _facts(folder, self._rounds)
+        facts = _facts(folder, self._told_rounds, self._rounds)
         if not facts.room:
             self._trouble(f"the disk of {folder.path} is full; make room: until then no run is started or concluded")
         self._do(self._keeper.decide(facts), run, folder)
@@ -284,9 +284,8 @@ def _told(error: Exception) -> str:
     return f"{type(error).__name__} at {place}; going on"
 
 
-def _facts(folder: RunFolder, rounds: int) -> Facts:
-    """What is seen of a run of so many rounds. The checkpoint is not read: it may be large."""
-    done = max((line["round"] for line in folder.lines("metrics.jsonl")), default=0)
+def _facts(folder: RunFolder, done: int, rounds: int) -> Facts:
+    """What is seen of a run, of whose rounds so many are done. The checkpoint is not read: it may be large."""
     return Facts(
         now=time.monotonic(),
         rounds=done,
