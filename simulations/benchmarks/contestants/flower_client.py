@@ -17,6 +17,8 @@ from contestants.workload import Workload, load_records, load_workload
 
 __all__ = ["app"]
 
+WITHOUT_EPSILON = "without-epsilon"  # an option: the client of W3 does not ask what its visit spent
+
 app = ClientApp()
 
 
@@ -35,7 +37,9 @@ def train_one(message: Message, context: Context) -> Message:
     if workload.record_clip is None:
         train(model, inputs, targets, workload)
     else:
-        train_privately(model, inputs, targets, workload)
+        train_privately(
+            model, inputs, targets, workload, accounts=WITHOUT_EPSILON not in os.environ["WORKLOAD_OPTIONS"]
+        )
     state = {name.removeprefix("_module."): value.cpu() for name, value in model.state_dict().items()}
     content = {"arrays": ArrayRecord(state), "metrics": MetricRecord({"num-examples": len(targets)})}
     return Message(content=RecordDict(content), reply_to=message)

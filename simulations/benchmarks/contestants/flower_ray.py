@@ -1,4 +1,4 @@
-"""Flower's own simulation engine with Ray: one actor a core. Options: the number of actors."""
+"""Flower's own simulation engine with Ray: one actor a core."""
 
 import os
 
@@ -15,7 +15,7 @@ def main() -> None:
     """Run the rounds."""
     asked = given()
     announce(asked)
-    actors = int(asked.options[0]) if asked.options else os.cpu_count()
+    actors = os.cpu_count() or 1
     server_app = ServerApp()
 
     @server_app.main()

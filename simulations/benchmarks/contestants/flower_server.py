@@ -46,4 +46,9 @@ def start_weights() -> ArrayRecord:
 
 def announce(asked: Given) -> None:
     """Tell the client app, in whatever process it runs, which workload this is."""
-    os.environ |= {"WORKLOAD": asked.workload.name, "WORKLOAD_DATA": str(asked.data), "WORKLOAD_DEVICE": asked.device}
+    os.environ |= {
+        "WORKLOAD": asked.workload.name,
+        "WORKLOAD_DATA": str(asked.data),
+        "WORKLOAD_DEVICE": asked.device,
+        "WORKLOAD_OPTIONS": " ".join(asked.options),
+    }

@@ -149,12 +149,12 @@ def print_table(stated: Mapping[str, object]) -> None:
     engines = stated["engines"]
     assert isinstance(engines, dict)
     print(
-        f"{'':22}{'wall s':>9}{'cpu s':>9}{'least cpu':>11}{'1st round':>11}{'peak MB':>9}{'others':>8}",
+        f"{'':28}{'wall s':>9}{'cpu s':>9}{'least cpu':>11}{'1st round':>11}{'peak MB':>9}{'others':>8}",
         file=sys.stderr,
     )
     for name, row in engines.items():
         print(
-            f"{name:22}{row['wall']:9.3f}{row['cpu']:9.3f}{row['cpu_least']:11.3f}{row['first_round_after']:11.1f}"
+            f"{name:28}{row['wall']:9.3f}{row['cpu']:9.3f}{row['cpu_least']:11.3f}{row['first_round_after']:11.1f}"
             f"{row['peak_mb']:9}{row['busy_with_others']:8.2f}",
             file=sys.stderr,
         )

@@ -9,6 +9,8 @@ from contestants.workload import Workload
 
 __all__ = ["train", "train_privately"]
 
+DELTA = 1e-5
+
 
 def train(model: nn.Module, inputs: Tensor, targets: Tensor, workload: Workload) -> None:
     """Plain SGD in place, in a fresh random order."""
@@ -19,14 +21,20 @@ def train(model: nn.Module, inputs: Tensor, targets: Tensor, workload: Workload)
         optimizer.step()
 
 
-def train_privately(model: nn.Module, inputs: Tensor, targets: Tensor, workload: Workload) -> None:
-    """DP-SGD in place, as Opacus's and Flower's examples do it: an engine and a loader for each visit."""
+def train_privately(
+    model: nn.Module, inputs: Tensor, targets: Tensor, workload: Workload, *, accounts: bool
+) -> float | None:
+    """DP-SGD in place, as Flower's example with Opacus does it: an engine and a loader for each visit.
+
+    Returns the epsilon that the visit spent, worked out as that example does; None unless the client `accounts`.
+    """
     from opacus import PrivacyEngine
 
     assert workload.record_clip is not None
     optimizer = torch.optim.SGD(model.parameters(), lr=workload.learning_rate)
     loader = DataLoader(TensorDataset(inputs, targets), batch_size=workload.batch_size)
-    private, private_optimizer, batches = PrivacyEngine().make_private(
+    engine = PrivacyEngine()
+    private, private_optimizer, batches = engine.make_private(
         module=model,
         optimizer=optimizer,
         data_loader=loader,
@@ -37,3 +45,4 @@ def train_privately(model: nn.Module, inputs: Tensor, targets: Tensor, workload:
         private_optimizer.zero_grad()
         functional.cross_entropy(private(batch), labels).backward()
         private_optimizer.step()
+    return engine.get_epsilon(DELTA) if accounts else None
