@@ -32,7 +32,7 @@ check: install
 	$(BIN)/python -m pytest -n 2 --dist worksteal -x -m 'not slow and not lengthy'
 
 e2e: install
-	$(BIN)/python -m pytest -n 2 --dist loadgroup -m slow
+	$(BIN)/python -m pytest -m slow
 
 bench: install
 	$(BIN)/python simulations/benchmarks/scenarios.py
