@@ -9,8 +9,6 @@ from contestants.workload import Workload
 
 __all__ = ["train", "train_privately"]
 
-DELTA = 1e-5
-
 
 def train(model: nn.Module, inputs: Tensor, targets: Tensor, workload: Workload) -> None:
     """Plain SGD in place, in a fresh random order."""
@@ -31,6 +29,7 @@ def train_privately(
     from opacus import PrivacyEngine
 
     assert workload.record_clip is not None
+    assert workload.delta is not None
     optimizer = torch.optim.SGD(model.parameters(), lr=workload.learning_rate)
     loader = DataLoader(TensorDataset(inputs, targets), batch_size=workload.batch_size)
     engine = PrivacyEngine()
@@ -45,4 +44,4 @@ def train_privately(
         private_optimizer.zero_grad()
         functional.cross_entropy(private(batch), labels).backward()
         private_optimizer.step()
-    return engine.get_epsilon(DELTA) if accounts else None
+    return engine.get_epsilon(workload.delta) if accounts else None

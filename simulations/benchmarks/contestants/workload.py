@@ -29,6 +29,7 @@ class Workload:
     batch_size: int
     learning_rate: float
     record_clip: float | None  # DP-SGD: each record's gradient; None where records are not clipped
+    delta: float | None  # of the guarantee; None without one
     client_clip: float | None  # DP-FedAvg: each client's update; None where clients are not clipped for privacy
 
 
@@ -55,6 +56,7 @@ def load_workload(name: str) -> Workload:
         batch_size=training["batch_size"],
         learning_rate=training["learning_rate"],
         record_clip=values["privacy"]["max_grad_norm"] if mode == "record-local" else None,
+        delta=values["privacy"].get("delta"),
         client_clip=values["privacy"]["clipping_norm"] if mode.startswith("client-") else None,
     )
 
