@@ -30,7 +30,7 @@ def unreadable() -> Dataset:
 def agreement(*overrides: str, model: nn.Module | None = None) -> tuple[Agreement, np.ndarray]:
     config = RunConfig.load("digits", list(overrides))
     model = model or build_model("linear", input_shape=(1, 8, 8), classes=10, options={}, seed=0)
-    agreed = agree(config, model, population_size=10, device="cpu", entropy=stream_entropy())
+    agreed = agree(config, model, population_size=10, device="cpu", entropy=stream_entropy(), alone=False)
     return agreed, read_parameters(model)
 
 

@@ -58,6 +58,7 @@ class Premises:
     same_user: bool = False  # the coordinator's code runs as the user who owns records and key
     contributed: Contributed = contributed  # a simulation may have it done by several processes
     compiled: Compile = False  # only a simulation trains long enough
+    alone: bool = True  # gradients of a record are the same bits whoever else is there; a simulation protects nobody
     step_noise: StepNoise = discrete_gaussian  # a simulation may have a faster one (privacy.md 1.5)
     # Coins and noise on one stream, keys and shares on another: masked or not, the same noise is drawn in a test.
     entropy: Entropy = field(default_factory=lambda: stream_entropy(os.urandom), repr=False)
@@ -110,6 +111,7 @@ class Premises:
             entropy=self.entropy,
             step_noise=self.step_noise,
             compiled=self.compiled,
+            alone=self.alone,
         )
         self.policy.check(config, agreement.plan)
         return agreement

@@ -83,10 +83,12 @@ def agree(
     entropy: Entropy,
     step_noise: StepNoise = discrete_gaussian,
     compiled: Compile = False,
+    alone: bool = True,
 ) -> Agreement:
     """Derive the plan and the local work; `model` stays warm and is written in place from round to round.
 
-    `step_noise` is exact; a simulation alone may put a faster one in its place (privacy.md 1.5).
+    `step_noise` is exact; a simulation alone may put a faster one in its place (privacy.md 1.5). `alone` is as in
+    `work_for`; only a simulation says False.
 
     Raises:
         ConfigError: the plan is refused.
@@ -103,5 +105,6 @@ def agree(
         entropy=entropy,
         step_noise=step_noise,
         compiled=compiled,
+        alone=alone,
     )
     return Agreement(config, derived, mechanism, layout, work, stacked, block)

@@ -16,6 +16,7 @@ from fedlearn.data.dataset import Dataset
 from fedlearn.privacy.calibration import Plan
 from fedlearn.privacy.clipping import Vector
 from fedlearn.privacy.mechanisms import MECHANISMS, Mechanism
+from fedlearn.training.alone import AloneSums
 from fedlearn.training.local import StepNoise, record_sum, train_privately, train_update
 from fedlearn.training.record_sums import has_closed_form
 from fedlearn.training.stacked.check import checked_trainer
@@ -39,6 +40,7 @@ class Work:
     entropy: Entropy = field(repr=False)
     step_noise: StepNoise
     compiled: Compile
+    alone: AloneSums | None  # what computes gradients of a deployed holder, whom nobody may be trusted around
     _trainers: dict[tuple[int, ...], StackedTrainer | None] = field(default_factory=dict, repr=False)
 
     @property
@@ -68,12 +70,18 @@ class Work:
             max_grad_norm=privacy.max_grad_norm,
             entropy=self.entropy,
             device=self.device,
+            alone=self.alone,
         )
 
     def private_steps(self, weights: Vector, client: Contributor) -> Vector:
         """Steps of DP-SGD (mode record-local)."""
         return train_privately(
-            self.model, weights, _records_or_none(client), device=self.device, **self._private_settings()
+            self.model,
+            weights,
+            _records_or_none(client),
+            device=self.device,
+            alone=self.alone,
+            **self._private_settings(),
         )
 
     def update(self, weights: Vector, client: Contributor) -> Vector:
@@ -199,13 +207,16 @@ def work_for(
     entropy: Entropy,
     step_noise: StepNoise,
     compiled: Compile = False,
+    alone: bool = True,
 ) -> tuple[LocalWork, StackedWork | None, int]:
     """The work of the mode for one client, and for many at once where every layer of `model` has a stacked kernel.
 
     The number is that of clients who are trained together. Record sums of one linear layer stay with their closed form,
-    which is faster still.
+    which is faster still. `alone`: no record's presence may change a bit of what another one adds, as a deployed holder
+    needs it; a simulation protects nobody, and computes records side by side.
     """
-    work = Work(config, plan, model, device, entropy, step_noise, compiled)
+    sums = AloneSums(model, device) if alone and mechanism.samples_records else None
+    work = Work(config, plan, model, device, entropy, step_noise, compiled, sums)
     one: dict[str, LocalWork] = {
         "record-sum": work.record_sums,
         "private-steps": work.private_steps,
@@ -214,7 +225,7 @@ def work_for(
     many: dict[str, StackedWork] = {"private-steps": work.stacked_private_steps, "update": work.stacked_updates}
     if not has_closed_form(model):
         many["record-sum"] = work.stacked_record_sums
-    stackable = stack(model) is not None
+    stackable = sums is None and stack(model) is not None
     return one[mechanism.local_work], many.get(mechanism.local_work) if stackable else None, work.block
 
 

@@ -140,5 +140,6 @@ def _work(told: Mapping[str, Any]) -> ChunkWork:
         entropy=coins,
         step_noise=box_muller,
         compiled=config.runtime.compile,
+        alone=False,
     )
     return ChunkWork(agreement, Holdings(data), coins)

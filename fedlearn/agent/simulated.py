@@ -268,6 +268,7 @@ def premises_of(data: SimulatedData, folder: Path, *, entropy: Entropy | None) -
         population_size=data.population_size,
         device=pick_device(config.runtime.device),
         compiled=config.runtime.compile,
+        alone=False,
         step_noise=box_muller,
         entropy=entropy or stream_entropy(os.urandom),
     )

@@ -30,7 +30,7 @@ _GROUPS = {1: 17, 2: 27}  # public constants: groups of one channel, of three
 _BLUR = 0.8  # a wavelet's width in pixels at scale 0; the average is as wide as a wavelet of the last scale
 _FREQUENCY = 3 * np.pi / 4  # a wavelet's center at scale 0, radians a pixel
 _MARGIN = 4  # pixels of reflection on each side: one pixel of the output, cut off again
-_CHUNK = 128  # records transformed at once
+_REPORTED = 128  # records from one call of `progress` to the next
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,16 +62,15 @@ def scatter(images: _Images, *, order: int, out: _Images, progress: Progress | N
     """Write the scattering features of `images` (n, 1, height, width) into `out` (n, *scattering_shape).
 
     Guarantees:
-        a record's features do not depend on the other records;
+        a record's features do not depend on the other records, to the bit;
         each group of channels of a record has mean 0 and variance 1, or less where it hardly varies.
     """
     _, height, width = scattering_shape(images.shape[1:], order)
     bank = _filters(4 * height + 2 * _MARGIN, 4 * width + 2 * _MARGIN)
-    for start in range(0, len(images), _CHUNK):
-        chunk = images[start : start + _CHUNK, 0]
-        out[start : start + len(chunk)] = _normalize(_coefficients(chunk, bank, order), _GROUPS[order])
-        if progress is not None:
-            progress(start + len(chunk), len(images))
+    for row in range(len(images)):  # by itself: in a batch its last bits could hang on its place
+        out[row : row + 1] = _normalize(_coefficients(images[row : row + 1, 0], bank, order), _GROUPS[order])
+        if progress is not None and ((row + 1) % _REPORTED == 0 or row + 1 == len(images)):
+            progress(row + 1, len(images))
 
 
 def _coefficients(images: _Images, bank: _Bank, order: int) -> _Images:

@@ -7,7 +7,6 @@ __all__ = [
     "ASSUMPTIONS",
     "COMPUTATIONAL",
     "HONEST_SHARES",
-    "KERNELS",
     "ONE_SITE",
     "SECRET_COHORTS",
     "SYSTEM_ENTROPY",
@@ -29,11 +28,6 @@ class Assumption:
 
 ONE_SITE: Final = Assumption(
     "one-site", "one person's records are at one client only", "the data holders; no software can see it"
-)
-KERNELS: Final = Assumption(
-    "kernels",
-    "float32 kernels move a record's clipped gradient by less than 2^-10 of its bound when the batch changes",
-    "the test suite, on the machine where it runs",
 )
 COMPUTATIONAL: Final = Assumption(
     "computational",
@@ -66,7 +60,6 @@ SECRET_COHORTS: Final = Assumption(
 
 ASSUMPTIONS: Final = (
     ONE_SITE,
-    KERNELS,
     COMPUTATIONAL,
     SYSTEM_ENTROPY,
     HONEST_SHARES,

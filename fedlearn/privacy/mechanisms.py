@@ -14,7 +14,6 @@ from fedlearn.crypto.keystream import Entropy
 from fedlearn.privacy.assumptions import (
     COMPUTATIONAL,
     HONEST_SHARES,
-    KERNELS,
     ONE_SITE,
     SYSTEM_ENTROPY,
     TRUSTED_SERVER,
@@ -28,8 +27,8 @@ from fedlearn.privacy.quantization import IntVector, truncate, truncate_within
 
 __all__ = ["MECHANISMS", "Mechanism"]
 
-# Gradient kernels in float32 may change their last bits with the rest of the batch (privacy.md 1.4).
-_KERNEL_SLACK = 1 + Fraction(1, 2**10)
+# A record's norm and its clipped gradient are computed in float32: room for their rounding.
+_ROUNDING = 1 + Fraction(1, 2**10)
 # The grid of record-local, in units of max_grad_norm (privacy.md 1.5).
 _LOCAL_GRID_BITS = 18
 
@@ -184,7 +183,7 @@ class _RecordMode(Mechanism):
         del clip_bound
         units = self.record_units(scale=scale, max_grad_norm=max_grad_norm)
         assert units is not None
-        return math.ceil(units * _KERNEL_SLACK) + math.isqrt(dimension - 1) + 1
+        return math.ceil(units * _ROUNDING) + math.isqrt(dimension - 1) + 1
 
     def to_grid(self, vectors: Vector, plan: Plan) -> IntVector:
         """Project into the ball of the clipping norm, truncate once: the sensitivity to one record stays."""
@@ -219,7 +218,7 @@ class RecordDistributed(_RecordMode):
         return _against_shares(max_colluders, masking)
 
     def assumptions(self, *, masking: bool) -> tuple[str, ...]:
-        return (ONE_SITE.text, KERNELS.text, *_assumed_of_shares(masking))
+        return (ONE_SITE.text, *_assumed_of_shares(masking))
 
 
 class RecordLocal(_RecordMode):
@@ -254,7 +253,7 @@ class RecordLocal(_RecordMode):
 
     def assumptions(self, *, masking: bool) -> tuple[str, ...]:
         del masking
-        return (ONE_SITE.text, KERNELS.text, SYSTEM_ENTROPY.text)
+        return (ONE_SITE.text, SYSTEM_ENTROPY.text)
 
 
 class ClientDistributed(Mechanism):

@@ -19,12 +19,15 @@ from fedlearn.training.device import in_memory, one_thread
 from fedlearn.training.record_sums import clipped_gradient_sum
 from fedlearn.vector import read_parameters, write_parameters
 
-__all__ = ["StepNoise", "batches", "record_sum", "step_units", "train_privately", "train_update"]
+__all__ = ["StepNoise", "SumAlone", "batches", "record_sum", "step_units", "train_privately", "train_update"]
 
 _log = logging.getLogger(__name__)
 
 # (standard deviation in grid units, number of entries, entropy) -> (entries,) int64
 StepNoise = Callable[[int, int, Entropy], IntVector]
+
+# (weights, records, max_grad_norm) -> (d,): the sum of clipped gradients, each the same bits whoever else is there.
+SumAlone = Callable[[Vector, Dataset, float], Vector]
 
 _STEP_GRID = 1 << 18  # grid points per max_grad_norm in record-local (privacy.md 1.5)
 
@@ -38,17 +41,18 @@ def record_sum(
     max_grad_norm: float,
     entropy: Entropy,
     device: str,
+    alone: SumAlone | None = None,
 ) -> Vector:
     """Mode record-distributed: the sum of clipped gradients over the records that the client's own coins choose.
 
     `weights` is (d,); the result is (d,) float64 with the gradient's sign. A probability of 1 takes every record and
-    draws no coin. `entropy` is secret and fresh.
+    draws no coin. `entropy` is secret and fresh. `alone` computes for `model` what a deployed holder may send.
 
     Guarantees: those of `clipped_gradient_sum`; which records were taken does not leave.
     """
     with one_thread():
         chosen = poisson_sample(len(records), sampling_probability, entropy)
-        return _gradient_sum(model, weights, records, chosen, max_grad_norm=max_grad_norm, device=device)
+        return _gradient_sum(model, weights, records, chosen, max_grad_norm=max_grad_norm, device=device, alone=alone)
 
 
 def train_privately(
@@ -65,12 +69,13 @@ def train_privately(
     step_noise: StepNoise,
     entropy: Entropy,
     device: str,
+    alone: SumAlone | None = None,
 ) -> Vector:
     """Mode record-local: `local_steps` steps of DP-SGD, each with the full noise; the update w_local - w, (d,) float64.
 
     A step truncates the sum of clipped gradients to the grid of 2^-18 * `max_grad_norm`, adds `step_noise` of standard
     deviation `step_noise_std` grid units, and divides by `planned_batch`, a public constant (privacy.md 1.2 and 1.5).
-    `records` is None where they could not be read: each step is then noise alone.
+    `records` is None where they could not be read: each step is then noise alone. `alone` is as in `record_sum`.
 
     Guarantees:
         every step is taken and noised, also without a record in the batch, or in the data set;
@@ -85,7 +90,9 @@ def train_privately(
             clean = np.zeros_like(local)
             if records is not None:
                 chosen = poisson_sample(len(records), sampling_probability, entropy)
-                clean = _sum_or_zeros(model, local, records, chosen, max_grad_norm=max_grad_norm, device=device)
+                clean = _sum_or_zeros(
+                    model, local, records, chosen, max_grad_norm=max_grad_norm, device=device, alone=alone
+                )
             local -= step * (truncate(clean, grid) + step_noise(step_noise_std, len(local), entropy))
     return local - weights
 
@@ -158,9 +165,12 @@ def _gradient_sum(
     *,
     max_grad_norm: float,
     device: str,
+    alone: SumAlone | None,
 ) -> Vector:
-    write_parameters(model, weights)
     batch = records if len(chosen) == len(records) else records.take(chosen)
+    if alone is not None:
+        return alone(weights, batch, max_grad_norm)
+    write_parameters(model, weights)
     return clipped_gradient_sum(model, batch.features, batch.labels, max_grad_norm=max_grad_norm, device=device)
 
 
@@ -172,9 +182,10 @@ def _sum_or_zeros(
     *,
     max_grad_norm: float,
     device: str,
+    alone: SumAlone | None,
 ) -> Vector:
     try:
-        return _gradient_sum(model, weights, records, chosen, max_grad_norm=max_grad_norm, device=device)
+        return _gradient_sum(model, weights, records, chosen, max_grad_norm=max_grad_norm, device=device, alone=alone)
     except Exception:  # privacy.md 1.4, step 6: a step without noise, or none at all, would show what failed
         _log.exception("the gradients of a step failed; zeros and noise are taken")
         return np.zeros_like(weights)

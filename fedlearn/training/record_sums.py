@@ -117,7 +117,7 @@ def _sum_in_closed_form(
     bias_sum = weight_sum.new_zeros(head.out_features)
     block = max(1, _BLOCK_ENTRIES // (head.in_features * _CHUNK)) * _CHUNK
     for inputs, targets in _batches(head, features, labels, block):
-        x, targets = _filled_up(inputs.flatten(1), targets)
+        x = inputs.flatten(1)
         logits = weight @ x.T  # (classes, n): this shape of product is twice as fast as its transpose
         if bias is not None:
             logits += bias[:, None]
@@ -126,8 +126,6 @@ def _sum_in_closed_form(
         norms = _wide(torch.linalg.vector_norm(x, dim=1)).square() + (bias is not None)
         norms = torch.sqrt(norms * _wide(residuals).square().sum(dim=0))
         factors, finite = _clip_factors(norms, max_grad_norm)
-        finite[len(inputs) :] = False
-        factors = torch.where(finite, factors, 0.0)
         if not finite.all():
             # 0 * NaN is NaN: the row of x has to go as well
             x, residuals = x.clone(), residuals.clone()
@@ -138,18 +136,6 @@ def _sum_in_closed_form(
         bias_sum += _wide(clipped).sum(dim=1)
     parts = [weight_sum.flatten()] if bias is None else [weight_sum.flatten(), bias_sum]
     return torch.cat(parts).cpu().numpy()
-
-
-def _filled_up(x: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
-    """Rows of zeros behind the records, up to whole chunks, so that no product ends in the middle of a kernel's step.
-
-    Otherwise the last bits of a few records depend on how many there are, and whoever chooses the weights can have the
-    direction of their gradients hang on these bits.
-    """
-    missing = -len(x) % _CHUNK
-    if not missing:
-        return x, targets
-    return functional.pad(x, (0, 0, 0, missing)), functional.pad(targets, (0, missing))
 
 
 def _clip_factors(norms: Tensor, max_grad_norm: float) -> tuple[Tensor, Tensor]:

@@ -114,7 +114,13 @@ def test_many_clients_at_once_equal_one_after_the_other_in_float64(name: str, mo
     settings = (f"privacy.mode={mode.partition(',')[0]}", *common, "secure_aggregation.scale_bits=14", *MODES[mode])
     config = RunConfig.load("digits", ["training.learning_rate=0.3", *settings, "secure_aggregation.masking=false"])
     agreed = agree(
-        config, model, population_size=10, device="cpu", entropy=stream_entropy(), step_noise=without_step_noise
+        config,
+        model,
+        population_size=10,
+        device="cpu",
+        entropy=stream_entropy(),
+        step_noise=without_step_noise,
+        alone=False,
     )
     weights = read_parameters(model) + 0.05 * np.cos(np.arange(layout_of(model).dimension))
     held = [data.take(np.arange(count)) for count in (7, 0, 70)]

@@ -123,8 +123,8 @@ class ConvolutionKernel:
 
         def weighted(factors: Tensor) -> Sums:
             row = factors.unsqueeze(1)
-            weight = torch.bmm(row, weights).view(clients, out, -1)
-            return [weight, torch.bmm(row, biases).squeeze(1)] if self.bias else [weight]
+            weight = torch.bmm(row, weights.to(row.dtype)).view(clients, out, -1)
+            return [weight, torch.bmm(row, biases.to(row.dtype)).squeeze(1)] if self.bias else [weight]
 
         return squares, weighted
 

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 
 from fedlearn.training.stacked.kernel import AsTheyAre, PerRecord, Saved, Sums
@@ -40,7 +41,7 @@ class EmbeddingKernel(AsTheyAre):
         squares = tables.square().sum(dim=(1, 2)).view(clients, records)
 
         def weighted(factors: Tensor) -> Sums:
-            shape = (*delta.shape[:2], *[1] * (delta.dim() - 2))
-            return self.sums(saved, delta * factors.view(shape))
+            rows = tables.view(clients, records, -1).to(factors.dtype)
+            return [torch.bmm(factors.unsqueeze(1), rows).view(clients, self.words, -1)]
 
         return squares, weighted

@@ -13,7 +13,8 @@ __all__ = ["AsTheyAre", "Kernel", "PerRecord", "Saved", "Sums", "added_at"]
 Saved = tuple[Tensor, ...]  # what forward keeps for backward
 Sums = list[Tensor]  # one a parameter, packed
 # Squared norm of each record's gradient over the layer's parameters, (clients, records), and the sum of the records'
-# gradients times a factor each, (clients, records).
+# gradients times a factor each, (clients, records), in the factors' dtype. What is summed is the very row whose norm
+# was taken: in another order of additions a row whose entries cancel would be another one.
 PerRecord = tuple[Tensor, Callable[[Tensor], Sums]]
 
 

@@ -43,7 +43,7 @@ class LinearKernel(AsTheyAre):
     def per_record(self, saved: Saved, delta: Tensor) -> PerRecord:
         lengths = _representable(saved[0].double().square().sum(dim=2) + float(self.bias), saved[0].dtype)
         squares = _representable(delta.double().square().sum(dim=2) * lengths, delta.dtype)
-        return squares, lambda factors: self.sums(saved, delta * factors.unsqueeze(2))
+        return squares, lambda factors: self.sums((saved[0].to(factors.dtype),), delta * factors.unsqueeze(2))
 
 
 def _representable(squares: Tensor, dtype: torch.dtype) -> Tensor:

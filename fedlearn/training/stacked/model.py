@@ -1,7 +1,7 @@
 """A whole model of many clients: forward and backward through its kernels."""
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import accumulate, islice, pairwise
 from math import prod
 from typing import TypeVar
@@ -33,6 +33,7 @@ class StackedModel:
 
     kernels: tuple[Kernel, ...]
     shapes: tuple[tuple[int, ...], ...]  # of one client's packed parameters, in the order of the model's
+    wide: bool = field(default=False, kw_only=True)  # whether clipped gradients are summed in float64
 
     def pack(self, parameters: Sequence[Tensor]) -> Tensor:
         """Parameters (clients, *shape) as rows, each client's entries in the order that their layer computes with."""
@@ -85,7 +86,9 @@ class StackedModel:
         delta = residuals(logits, targets)
         parts = self._backward(split, saved, delta, lambda kernel, kept, d: kernel.per_record(kept, d))
         norms = torch.stack([part[0].double() for part in parts]).sum(dim=0).sqrt()
-        factors = (torch.clamp(max_grad_norm / norms, max=1.0) * present).to(delta.dtype)
+        factors = (torch.clamp(max_grad_norm / norms, max=1.0) * present).to(
+            torch.float64 if self.wide else delta.dtype
+        )
         return _joined(gradient for part in parts for gradient in part[1](factors)), torch.isfinite(norms)
 
     def multiplications(self, rows: Tensor, inputs: Tensor) -> int:

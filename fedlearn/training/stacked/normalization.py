@@ -55,7 +55,9 @@ class GroupNormKernel(AsTheyAre):
         squares = delta.new_zeros(delta.shape[:2])
         for part in rows:
             squares = squares + part.square().sum(dim=2)
-        return squares, lambda factors: [torch.bmm(factors.unsqueeze(1), part).squeeze(1) for part in rows]
+        return squares, lambda factors: [
+            torch.bmm(factors.unsqueeze(1), part.to(factors.dtype)).squeeze(1) for part in rows
+        ]
 
     def _of_records(self, saved: Saved, delta: Tensor) -> Sums:
         """Each record's gradient by weight and by bias, (clients, records, channels)."""

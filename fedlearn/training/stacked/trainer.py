@@ -60,12 +60,12 @@ class StackedTrainer:
         with one_thread(), torch.inference_mode():
             places, present = records.places(plans)
             weight = present / present.sum(dim=1, keepdim=True).clamp(min=1)
-            start = self._packed(torch.from_numpy(np.ascontiguousarray(weights)).to(self.device, self.dtype))
+            start = self.packed(torch.from_numpy(np.ascontiguousarray(weights)).to(self.device, self.dtype))
             local = start.repeat(len(clients), 1)
             for step in places:
                 inputs, targets = records.at(step)
                 local.sub_(self.model.gradient(local, inputs, targets, weight), alpha=learning_rate)
-            return (self._unpacked(local).double() - self._unpacked(start).double()).cpu().numpy()
+            return (self.unpacked(local).double() - self.unpacked(start).double()).cpu().numpy()
 
     def record_sums(
         self,
@@ -79,12 +79,12 @@ class StackedTrainer:
         """`record_sum` of each client, (clients, d): clipped gradients of the records that its own coins choose."""
         with one_thread(), torch.inference_mode():
             chosen = [poisson_sample(len(held), sampling_probability, entropy) for held in clients]
-            start = self._packed(torch.from_numpy(weights.astype(np.float64))).numpy()
+            start = self.packed(torch.from_numpy(weights.astype(np.float64))).numpy()
             records, sums = _Records(self, clients), np.empty((len(clients), start.shape[1]))
             for members in self._of_like_size(chosen):
                 rows = np.tile(start, (len(members), 1))
                 sums[members] = self._clipped_sums(rows, records, members, chosen, max_grad_norm)
-            return self._unpacked(torch.from_numpy(sums)).numpy()
+            return self.unpacked(torch.from_numpy(sums)).numpy()
 
     def private_updates(
         self,
@@ -104,7 +104,7 @@ class StackedTrainer:
         grid, step = step_units(learning_rate=learning_rate, max_grad_norm=max_grad_norm, planned_batch=planned_batch)
         records = _Records(self, clients)
         with one_thread(), torch.inference_mode():
-            start = self._packed(torch.from_numpy(weights.astype(np.float64))).numpy()
+            start = self.packed(torch.from_numpy(weights.astype(np.float64))).numpy()
             local = np.tile(start, (len(clients), 1))
             for _ in range(local_steps):
                 chosen = [poisson_sample(len(held), sampling_probability, entropy) for held in clients]
@@ -116,7 +116,7 @@ class StackedTrainer:
                     for row in moves:
                         row += step_noise(step_noise_std, len(row), entropy)
                     local[members] = rows - step * moves
-            return self._unpacked(torch.from_numpy(local - start)).numpy()
+            return self.unpacked(torch.from_numpy(local - start)).numpy()
 
     def _of_like_size(self, chosen: Sequence[Indices]) -> Iterator[list[int]]:
         """All members by the size of what was `chosen`, the largest first, so many together as make up a block."""
@@ -142,19 +142,17 @@ class StackedTrainer:
         total = torch.zeros(rows.shape, dtype=torch.float64)
         for first in range(0, max(len(chosen[member]) for member in members), _CHUNK):
             taken = [chosen[member][first : first + _CHUNK] for member in members]
-            # Of a client alone, as in a deployment, every chunk is full: nothing about its records depends on their
-            # number, not even last bits, on which whoever chooses the weights can have a gradient's direction hang.
-            inputs, targets, present = records.batch(taken, members, least=_CHUNK if len(members) == 1 else 1)
+            inputs, targets, present = records.batch(taken, members)
             sums = self.model.clipped_sum(local, inputs, targets, present, max_grad_norm)
             total += sums.to("cpu", torch.float64)
         return total.numpy()
 
-    def _packed(self, weights: Tensor) -> Tensor:
+    def packed(self, weights: Tensor) -> Tensor:
         """Weights (d,) in the order that the layers compute with, (1, d)."""
         parts = torch.split(weights[None], list(self.layout.sizes), dim=1)
         return self.model.pack([part.view(1, *shape) for part, shape in zip(parts, self.layout.shapes, strict=True)])
 
-    def _unpacked(self, rows: Tensor) -> Tensor:
+    def unpacked(self, rows: Tensor) -> Tensor:
         """Rows (n, d) back in the order of the vector."""
         return torch.cat([part.flatten(1) for part in self.model.unpack(rows)], dim=1)
 
@@ -175,15 +173,10 @@ class _Records:
         self._targets = torch.from_numpy(labels).to(trainer.device)
         self._dtype = trainer.dtype
 
-    def batch(
-        self, chosen: Sequence[Indices], members: Sequence[int], *, least: int = 1
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        """Inputs, targets and weights of one or nothing, (clients, records, …): what each of `members` has `chosen`.
-
-        There are `least` records at least, or as many as of whoever has most.
-        """
+    def batch(self, chosen: Sequence[Indices], members: Sequence[int]) -> tuple[Tensor, Tensor, Tensor]:
+        """Inputs, targets and weights of one or nothing, (clients, records, …): what each of `members` has `chosen`."""
         sizes = np.array([len(taken) for taken in chosen])
-        present = np.arange(max(least, sizes.max())) < sizes[:, np.newaxis]
+        present = np.arange(max(1, sizes.max())) < sizes[:, np.newaxis]
         places = np.full(present.shape, len(self._targets) - 1, dtype=np.int64)
         places[present] = np.concatenate(chosen) + np.repeat(self._starts[list(members)], sizes)
         return *self.at(self._index(places)), self._ones(present)
