@@ -6,22 +6,26 @@ import time
 from collections.abc import Callable
 from typing import Final
 
-__all__ = ["PULSE", "PULSE_SECONDS", "Silence", "give_pulse"]
+__all__ = ["PULSE", "PULSE_SECONDS", "STARTING", "Silence", "give_pulse"]
 
-PULSE: Final = "fedlearn: alive"  # a line of its own, which no log keeps
+# Lines of their own, which no log keeps: it does what it is for, or it is about to.
+PULSE: Final = "fedlearn: alive"
+STARTING: Final = "fedlearn: starting"
 PULSE_SECONDS: Final = 5.0
 
 _LONG_SECONDS: Final = 60.0
 
 
-def give_pulse(is_well: Callable[[], bool], *, every: float = PULSE_SECONDS) -> None:
-    """From now on write the line as often as this, in a thread, whenever `is_well` says so."""
+def give_pulse(
+    is_well: Callable[[], bool], is_starting: Callable[[], bool] = lambda: False, *, every: float = PULSE_SECONDS
+) -> None:
+    """From now on write the line as often as this, in a thread, whenever `is_well` or `is_starting` says so."""
 
     def beat() -> None:
         while True:
-            if is_well():
+            if sign := PULSE if is_well() else STARTING if is_starting() else None:
                 try:
-                    os.write(1, f"{PULSE}\n".encode())
+                    os.write(1, f"{sign}\n".encode())
                 except OSError:
                     return  # nobody listens any more
             time.sleep(every)

@@ -165,7 +165,9 @@ def _tell(found: "HolderStatus") -> None:
     typer.echo(f"the client {runs}{'; paused' if found.paused else ''}")
     for name, part in found.parts.items():
         problem = f"; {one_line(str(part['problem']))}" if part["problem"] else ""
-        typer.echo(f"  {name}: {'up' if part['alive'] else 'down'} for {part['seconds']} s{problem}")
+        waits = "started, not let in by the coordinator" if name == "node" else "started, not ready"
+        state = "up" if part["up"] else waits if part["alive"] else "down"
+        typer.echo(f"  {name}: {state} for {part['seconds']} s{problem}")
     if found.policy_problem:
         typer.echo(f"  the policy does not hold: {found.policy_problem}")
     for account in found.accounts:

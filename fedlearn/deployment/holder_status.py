@@ -110,7 +110,9 @@ def final_model(folder: Path, session: str | None) -> Path:
 
 
 def running_parts(folder: Path) -> dict[str, dict[str, object]]:
-    """What runs for the home whose `client/` is `folder`, by name: `alive`, `seconds`, `problem`.
+    """What runs for the home whose `client/` is `folder`, by name: `alive`, `up`, `seconds`, `problem`.
+
+    A part that is alive is up when it does what it is for; a node is when the coordinator let it in.
 
     A node with a folder of its own may write anything there: of that, its own part alone is taken.
     """
@@ -128,5 +130,5 @@ def _told_in(folder: Path) -> dict[str, dict[str, object]]:
 
 
 def _is_part(part: Mapping[str, object]) -> bool:
-    kinds = {"alive": bool, "seconds": int, "problem": str | None}
+    kinds = {"alive": bool, "up": bool, "seconds": int, "problem": str | None}
     return set(part) == set(kinds) and all(isinstance(part[name], kind) for name, kind in kinds.items())

@@ -10,8 +10,8 @@ from fedlearn.crypto.certificates import node_key_bytes
 from fedlearn.deployment.federation import Federation
 from fedlearn.deployment.runs import ENDED, BookedRun, Runs
 from fedlearn.deployment.server_home import ServerHome
+from fedlearn.deployment.superlink_process import control_of
 from fedlearn.errors import ConfigError, RunFailedError
-from fedlearn.flower.control import Control
 from fedlearn.flower.public_data import PublicData
 from fedlearn.flower.strategies import check_options
 from fedlearn.privacy.calibration import Plan
@@ -129,7 +129,7 @@ def member_states(home: ServerHome, federation: Federation) -> dict[str, str]:
     """Each member's name with what is known of it: invited, expired, joined, online, offline or revoked."""
     online: dict[bytes, bool] = {}
     try:
-        control = Control(home.local_address, home.authority.certificate.pem)
+        control = control_of(home)
         online = {node.key: node.is_online for node in control.nodes()}
         control.close()
     except RunFailedError:

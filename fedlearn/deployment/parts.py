@@ -17,7 +17,7 @@ from typing import IO, Final
 
 from fedlearn.flower.process_tree import descendants
 from fedlearn.logs import line_of, without_secrets
-from fedlearn.pulse import PULSE, Silence
+from fedlearn.pulse import PULSE, PULSE_SECONDS, STARTING, Silence
 
 __all__ = ["BackOff", "Part"]
 
@@ -25,6 +25,7 @@ _LOG_BYTES: Final = 5 << 20
 _LOGS_KEPT: Final = 3
 _LINES_KEPT: Final = 60
 _END_SECONDS: Final = 10.0
+_UP_SECONDS: Final = 4 * PULSE_SECONDS
 
 
 @dataclass(slots=True)
@@ -62,7 +63,7 @@ class Part:
     """One process with its log, a line a JSON object: its own lines, or others wrapped.
 
     It runs in `folder`, by default this process's. `silence` is how long it has given no sign of life
-    (`fedlearn.pulse`); its start is one.
+    (`fedlearn.pulse`); its start is one. That it does what it is for, it must have said itself.
     """
 
     name: str
@@ -74,12 +75,13 @@ class Part:
     silence: Silence = field(default_factory=Silence)
     process: "subprocess.Popen[bytes] | None" = None
     started: float = 0.0
+    at_work: float = float("-inf")
     lines: "deque[str]" = field(default_factory=lambda: deque(maxlen=_LINES_KEPT))
 
     def start(self) -> None:
         """Start it; what it says goes to its log, which is rotated."""
         self.lines.clear()
-        self.started = time.monotonic()
+        self.started, self.at_work = time.monotonic(), float("-inf")
         self.silence.heard()
         # A session of its own: Ctrl-C in the terminal is for the process that ends it in order.
         self.process = subprocess.Popen(  # noqa: S603 (our own modules)
@@ -99,6 +101,11 @@ class Part:
     def is_alive(self) -> bool:
         """Whether it runs."""
         return self.process is not None and self.process.poll() is None
+
+    @property
+    def is_up(self) -> bool:
+        """Whether it runs, and said lately that it does what it is for."""
+        return self.is_alive and time.monotonic() - self.at_work <= _UP_SECONDS
 
     @property
     def lived(self) -> float:
@@ -135,9 +142,11 @@ class Part:
         with said:
             for raw in said:
                 line = without_secrets(raw.decode("utf-8", "replace").rstrip())
-                if line.endswith(PULSE):  # a line may have been half written when it came
-                    self.silence.heard()
-                    line = line.removesuffix(PULSE)
+                for sign in (PULSE, STARTING):
+                    if line.endswith(sign):  # a line may have been half written when it came
+                        self.silence.heard()
+                        self.at_work = time.monotonic() if sign == PULSE else self.at_work
+                        line = line.removesuffix(sign)
                 if not line:
                     continue
                 self.lines.append(line)

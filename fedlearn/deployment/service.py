@@ -25,7 +25,7 @@ from fedlearn.deployment.monitoring import MetricsEndpoint, exposition, rounds_a
 from fedlearn.deployment.parts import Part
 from fedlearn.deployment.runs import BookedRun, Facts, RunKeeper, Runs, Step
 from fedlearn.deployment.server_home import ServerHome
-from fedlearn.deployment.superlink_process import SuperLinkProcess
+from fedlearn.deployment.superlink_process import SuperLinkProcess, control_of
 from fedlearn.errors import FedlearnError, RunFailedError
 from fedlearn.flower.control import Control
 from fedlearn.flower.failure import FAILURE_FILE, forget_failure
@@ -118,7 +118,7 @@ class Service:
         self._certificate = self._home.certificate.fingerprint
         self._keeper.interrupted()
         self._superlink.start()
-        self._control = Control(self._home.local_address, self._home.authority.certificate.pem)
+        self._control = control_of(self._home)
         self._next_nodes = 0.0
 
     def _stop_superlink(self) -> None:

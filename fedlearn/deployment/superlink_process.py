@@ -1,5 +1,6 @@
 """The SuperLink of a coordinator: one child process behind the gate, its database, and all that descends from it."""
 
+import shutil
 import sqlite3
 import sys
 import time
@@ -8,11 +9,17 @@ from typing import Final
 
 from fedlearn.deployment.parts import Part
 from fedlearn.deployment.server_home import ServerHome
+from fedlearn.durable import read_small, write_whole
 from fedlearn.errors import RunFailedError
+from fedlearn.flower.control import Control
+from fedlearn.flower.own_socket import SOCKET_VARIABLE
 from fedlearn.flower.process_tree import end_descendants
-from fedlearn.flower.programs import flower_environment, listens
+from fedlearn.flower.programs import flower_environment, listens, private_folder
 
-__all__ = ["SuperLinkProcess", "is_whole", "set_damaged_aside"]
+__all__ = ["SuperLinkProcess", "control_of", "is_whole", "set_damaged_aside"]
+
+# In the home while the SuperLink runs: the path of the socket at which it may be told what to do.
+_ADDRESS_FILE: Final = "superlink.address"
 
 _START_SECONDS: Final = 60.0
 _POLL_SECONDS: Final = 0.1
@@ -23,13 +30,9 @@ class SuperLinkProcess:
 
     def __init__(self, home: ServerHome) -> None:
         self._home = home
-        self._part = Part(
-            "superlink",
-            self._command(),
-            flower_environment(home.folder / "flwr"),
-            home.folder / "superlink.log",
-            folder=home.folder,
-        )
+        self._place: Path | None = None
+        environment = flower_environment(home.folder / "flwr")
+        self._part = Part("superlink", self._command(), environment, home.folder / "superlink.log", folder=home.folder)
 
     @property
     def is_alive(self) -> bool:
@@ -60,6 +63,10 @@ class SuperLinkProcess:
         database = home.folder / "superlink.db"
         set_damaged_aside(database)
         database.touch(mode=0o600)
+        self._place = private_folder()
+        socket = str(self._place / "superlink.sock")
+        write_whole(home.folder / _ADDRESS_FILE, socket.encode(), mode=0o600)
+        self._part.environment = {**self._part.environment, SOCKET_VARIABLE: socket}
         self._part.start()
         deadline = time.monotonic() + _START_SECONDS
         while not listens(home.port, home.local_host):
@@ -74,6 +81,10 @@ class SuperLinkProcess:
         """End it in order, then whatever is left of its descendants, whatever their state."""
         self._part.end()
         end_descendants()
+        (self._home.folder / _ADDRESS_FILE).unlink(missing_ok=True)
+        if self._place is not None:
+            shutil.rmtree(self._place, ignore_errors=True)
+            self._place = None
 
     def _command(self) -> list[str]:
         home = self._home
@@ -82,6 +93,19 @@ class SuperLinkProcess:
         command += ["--ssl-ca-certfile", str(home.authority_path), "--enable-supernode-auth"]
         command += ["--disable-runtime-dependency-installation", "--database", str(home.folder / "superlink.db")]
         return [*command, "--host", home.host, "--port", str(home.port)]
+
+
+def control_of(home: ServerHome) -> Control:
+    """The SuperLink of a home, for whoever may read the home.
+
+    Raises:
+        RunFailedError: it is not started.
+    """
+    try:
+        socket = Path(read_small(home.folder / _ADDRESS_FILE).decode())
+    except (OSError, ValueError):
+        raise RunFailedError(f"{home.folder}: Flower's SuperLink is not started") from None
+    return Control(home.local_address, home.authority.certificate.pem, socket)
 
 
 def set_damaged_aside(database: Path) -> Path | None:

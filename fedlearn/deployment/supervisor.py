@@ -6,8 +6,8 @@ fedlearn client start
 
 That a process is alive is not health: both parts end where they do not work any more, and are started again, whatever
 their exit code. One that is there and gives no sign of life for a minute, stopped or stuck, is ended and started again;
-a node gives signs only while the coordinator answers it, and is not blamed while that answers nobody. What is wrong is
-said in a sentence, once.
+a node gives signs only while the coordinator answers it, and is not blamed while that answers nobody. A part is up when
+it does what it is for: a node once the coordinator let it in. What is wrong is said in a sentence, once.
 """
 
 import json
@@ -142,7 +142,7 @@ class Supervisor:
         if silent:
             part.end()
         if part.is_alive:
-            if part.lived > part.back_off.steady:
+            if part.is_up and part.lived > part.back_off.steady:
                 self._problem.pop(part.name, None)
             return
         now = time.monotonic()
@@ -161,6 +161,7 @@ class Supervisor:
             away = False  # without the authority's certificate the node cannot work either, and says so
         if away:
             part.silence.heard()
+            self._note(part, f"the coordinator at {self._address} does not answer, so the node is not let in")
         return not away
 
     def _note_end(self, part: Part, why: str | None) -> None:
@@ -168,10 +169,13 @@ class Supervisor:
         code = part.process.returncode
         if why is None:
             why = why_node_ended(part.lines, code) if part is self._node else f"it ended with code {code}"
-        self._problem[part.name] = why
         # A lease that must lapse first is no failure: a minute of it is nothing to tell.
+        self._note(part, why, told=part is not self._node or part.back_off.is_failure or part.lived > 5)
+
+    def _note(self, part: Part, why: str, *, told: bool = True) -> None:
+        self._problem[part.name] = why
         sentence = f"the {part.name}: {why}; it is tried again"
-        if (part is not self._node or part.back_off.is_failure or part.lived > 5) and sentence != self._last_told:
+        if told and sentence != self._last_told:
             self._last_told = sentence
             self._tell(sentence, part=part.name)
 
@@ -194,6 +198,7 @@ class Supervisor:
             "parts": {
                 part.name: {
                     "alive": part.is_alive,
+                    "up": part.is_up,
                     "seconds": round(part.lived),
                     "problem": self._problem.get(part.name),
                 }

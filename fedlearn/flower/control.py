@@ -23,6 +23,7 @@ from flwr.supercore.fab import Fab
 from flwr.supercore.interceptors import RuntimeVersionHttpInterceptor
 
 from fedlearn.errors import RunFailedError
+from fedlearn.flower.own_socket import go_directly
 from fedlearn.flower.programs import copy_bundle_sources
 
 __all__ = ["Control", "Node"]
@@ -50,12 +51,15 @@ class Node:
 class Control:
     """The SuperLink at `address` ("host:port"), which shows a certificate of `authority` (PEM).
 
+    It is reached at `socket`, its own one; without one, as a SuperLink of Flower's own is, at its port.
+
     Raises (every method):
         RunFailedError: it does not answer, or refuses.
     """
 
-    def __init__(self, address: str, authority: bytes) -> None:
+    def __init__(self, address: str, authority: bytes, socket: Path | None = None) -> None:
         self._address = address
+        go_directly(socket)
         self._client = ControlHttpClient.from_server_address(
             address,
             insecure=False,

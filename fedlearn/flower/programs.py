@@ -5,12 +5,17 @@ import shutil
 import socket
 import sys
 import sysconfig
+import tempfile
 from pathlib import Path
+from typing import Final
 
 from fedlearn.errors import RunFailedError
 from fedlearn.shipped import shipped_root
 
-__all__ = ["copy_bundle_sources", "flower_environment", "flower_program", "free_port", "listens"]
+__all__ = ["copy_bundle_sources", "flower_environment", "flower_program", "free_port", "listens", "private_folder"]
+
+# The path of a socket holds 107 bytes, and Ray appends some 75 for its own; 104 is the least that any platform allows.
+_LONGEST_TEMPORARY_FOLDER: Final = 14
 
 
 def copy_bundle_sources(destination: Path) -> None:
@@ -24,15 +29,20 @@ def copy_bundle_sources(destination: Path) -> None:
 
 
 def flower_environment(home: Path) -> dict[str, str]:
-    """This process's environment with `home` for Flower: no telemetry, no update check, no proxy to oneself."""
-    environment = {name: value for name, value in os.environ.items() if not name.startswith("FLWR_")}
-    local = ["127.0.0.1", "localhost", *filter(None, [environment.get("NO_PROXY") or environment.get("no_proxy")])]
+    """This process's environment with `home` for Flower: no telemetry, no update check, no proxies.
+
+    What Flower's programs reach is this machine and the coordinator, and neither by way of a proxy
+    (`flower.own_socket`).
+    """
+    environment = {
+        name: value
+        for name, value in os.environ.items()
+        if not name.startswith("FLWR_") and not name.upper().endswith("_PROXY")
+    }
     return environment | {
         "FLWR_HOME": str(home),
         "FLWR_TELEMETRY_ENABLED": "0",
         "FLWR_DISABLE_UPDATE_CHECK": "1",
-        "NO_PROXY": ",".join(local),
-        "no_proxy": ",".join(local),
         # Flower looks for its other programs on the path, which need not hold those of this environment.
         "PATH": os.pathsep.join([*_script_folders(), environment.get("PATH", os.defpath)]),
     }
@@ -62,6 +72,13 @@ def listens(port: int, host: str = "127.0.0.1") -> bool:
     with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as probe:
         probe.settimeout(1.0)
         return probe.connect_ex((host, port)) == 0
+
+
+def private_folder() -> Path:
+    """A new temporary folder that nobody else may enter, with a path short enough for sockets in it."""
+    usual = tempfile.gettempdir()
+    short = len(usual) <= _LONGEST_TEMPORARY_FOLDER or not Path("/tmp").is_dir()  # noqa: S108
+    return Path(tempfile.mkdtemp(prefix="fl-", dir=usual if short else "/tmp"))  # noqa: S108
 
 
 def _script_folders() -> list[str]:

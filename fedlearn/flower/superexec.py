@@ -4,6 +4,8 @@ python -m fedlearn.flower.superexec OPTIONS OF FLOWER-SUPEREXEC
 
 By itself it starts a Python for each message, which spends 1.2 of 1.5 processor-seconds on imports of Flower. A fork
 has no more of the holder's than such a process: Flower and the pipe to the agent. It runs one message and ends.
+
+It and all that it starts reach their server through `flower.own_socket`.
 """
 
 import ctypes
@@ -16,22 +18,26 @@ import traceback
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
-from types import ModuleType, SimpleNamespace
 from typing import Any, Final
 
-__all__ = ["altered", "main"]
+from fedlearn.flower.own_socket import SOCKET_VARIABLE, altered, go_directly, program_through_socket
+
+__all__ = ["main", "popen_superexec"]
 
 _IDLE_POLL_SECONDS: Final = 1.0
 _RUN_SECONDS: Final = 300.0  # that a run may go on without a message
 _NAME: Final = "flower-superexec"
 _MESSAGE_PROGRAM: Final = "flwr-clientapp"
+_TASK_PROGRAMS: Final = "flwr-"
 # Fields of /proc/self/stat after the name: where the command line lies in memory.
 _COMMAND_START, _COMMAND_END = 45, 46
 
 
-def altered(module: ModuleType, **replaced: object) -> SimpleNamespace:
-    """A module as a part of Flower's is to see it: some names of it replaced, for that part alone."""
-    return SimpleNamespace(**{**vars(module), **replaced})
+def popen_superexec(command: Sequence[str], **options: Any) -> "subprocess.Popen[bytes]":
+    """How a server of Flower's starts its SuperExec: as this module."""
+    if command[0] == _NAME:
+        command = [sys.executable, "-P", "-m", "fedlearn.flower.superexec", *command[1:]]
+    return subprocess.Popen(command, **options)  # noqa: S603 (Flower's own programs)
 
 
 class _Forking:
@@ -46,8 +52,10 @@ class _Forking:
         return self._clock() - self._last_message > _RUN_SECONDS
 
     def popen(self, command: Sequence[str], **options: Any) -> "subprocess.Popen[bytes] | None":
-        """A fork for a message, which nobody waits for; anything else is started as always."""
+        """A fork for a message, which nobody waits for; another task is started as always, and finds the socket."""
         if command[0] != _MESSAGE_PROGRAM:
+            if command[0].startswith(_TASK_PROGRAMS):
+                command = program_through_socket(*command)
             return subprocess.Popen(command, **options)  # noqa: S603 (Flower's own programs)
         self._last_message = self._clock()
         _reap()
@@ -71,6 +79,7 @@ def main() -> None:
 
     import fedlearn.flower.node_app  # noqa: F401 (for the forks)
 
+    go_directly(Path(os.environ[SOCKET_VARIABLE]))
     _show([_NAME, *sys.argv[1:]])
     executor: Any = subprocess_executor
     loop: Any = run_superexec

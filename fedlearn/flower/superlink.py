@@ -2,24 +2,24 @@
 
 python -m fedlearn.flower.superlink RUN_FOLDER NODES
   ├ python -m fedlearn.agent.serve           the agents, behind their socket
-  ├ flower-superlink --simulation            below it: SuperExec, the ServerApp, Ray and its actors
+  ├ superlink_gate --simulation              Flower's SuperLink; below it: SuperExec, the ServerApp, Ray and its actors
   └ flwr run --stream                        submits the bundle; ends when the run has ended
 
 It ends when the run ends, when a part ends before its time, or when its standard input closes: so all of it goes when
 `simulate` goes, be it by Ctrl-C, an exception or kill -9. On its way out it kills every descendant: a process group
 would not do, for SuperLink gives SuperExec, and with it Ray, a session of their own.
 
-All state of Flower and Ray lies in one short temporary folder, and so does the agents' socket: the path of a
-Unix-domain socket holds about 100 bytes, Ray's own sockets need most of them, and a run folder may lie anywhere. The
-run folder holds the socket's address instead.
+All state of Flower and Ray lies in one short temporary folder, and so do the sockets of the agents and of SuperLink:
+the path of a Unix-domain socket holds about 100 bytes, Ray's own sockets need most of them, and a run folder may lie
+anywhere. The run folder holds the address of the agents' socket instead.
 """
 
 import os
 import secrets
+import shutil
 import signal
 import subprocess
 import sys
-import tempfile
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -34,8 +34,9 @@ from fedlearn.checkpoint import RunFolder, load_run
 from fedlearn.errors import RunFailedError
 from fedlearn.flower.failure import record_failure
 from fedlearn.flower.node_app import ADDRESS_FILE
+from fedlearn.flower.own_socket import SOCKET_VARIABLE, program_through_socket
 from fedlearn.flower.process_tree import adopt_orphans, end_descendants
-from fedlearn.flower.programs import copy_bundle_sources, flower_environment, flower_program, free_port, listens
+from fedlearn.flower.programs import copy_bundle_sources, flower_environment, private_folder
 
 __all__ = ["LOG_FILE", "main"]
 
@@ -46,8 +47,9 @@ _ACTORS: Final = 2
 _POLL_SECONDS: Final = 0.1
 _START_SECONDS: Final = 600.0
 _AGENTS_END_SECONDS: Final = 5.0
-# Ray appends some 75 bytes for its sockets; 104 is the least that any platform allows.
-_LONGEST_TEMPORARY_FOLDER: Final = 14
+# Nobody listens there: what is asked goes to the socket.
+_ADDRESS: Final = "127.0.0.1:1"
+_SOCKET: Final = "superlink.sock"
 
 
 def main(run_folder: Path, nodes: int) -> None:
@@ -55,15 +57,16 @@ def main(run_folder: Path, nodes: int) -> None:
     folder = RunFolder(run_folder)
     adopt_orphans()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
-    with tempfile.TemporaryDirectory(prefix="fl-", dir=_temporary_folder(), ignore_cleanup_errors=True) as place:
-        try:
-            with folder.file(LOG_FILE).open("ab") as log:
-                _Run(folder, Path(place), log).run(nodes)
-        except RunFailedError as error:
-            record_failure(folder, error)
-        finally:
-            folder.file(ADDRESS_FILE).unlink(missing_ok=True)
-            end_descendants()
+    place = private_folder()
+    try:
+        with folder.file(LOG_FILE).open("ab") as log:
+            _Run(folder, place, log).run(nodes)
+    except RunFailedError as error:
+        record_failure(folder, error)
+    finally:
+        folder.file(ADDRESS_FILE).unlink(missing_ok=True)
+        end_descendants()
+        shutil.rmtree(place, ignore_errors=True)
 
 
 class _Run:
@@ -71,7 +74,6 @@ class _Run:
 
     def __init__(self, folder: RunFolder, place: Path, log: IO[bytes]) -> None:
         self._folder, self._place, self._log = folder, place, log
-        self._port = free_port()
         self._ray_address = load_run(folder.file("config.toml")).runtime.ray_address
         self._environment = _environment(place, self._ray_address)
         self._abandoned = threading.Event()
@@ -86,9 +88,12 @@ class _Run:
         address = self._place / "agents.sock"
         serve = [sys.executable, "-P", "-m", "fedlearn.agent.serve", str(self._folder.path), str(address)]
         agents = self._start(serve, stdin=subprocess.PIPE)
-        parts = {"the process of the agents": agents, "flower-superlink": self._start(self._superlink())}
+        superlink = self._start(self._superlink(), stdin=subprocess.PIPE)  # it ends with its input
+        parts = {"the process of the agents": agents, "flower-superlink": superlink}
         try:
-            self._wait(lambda: listens(self._port) and is_answering(address), parts, seconds=_START_SECONDS)
+            self._wait(
+                lambda: is_answering(self._place / _SOCKET) and is_answering(address), parts, seconds=_START_SECONDS
+            )
             self._folder.write(ADDRESS_FILE, str(address).encode())
             submission = self._start(self._submission(nodes))
             self._wait(lambda: submission.poll() is not None, parts)
@@ -98,13 +103,10 @@ class _Run:
             raise self._failed("Flower did not take the run")
 
     def _superlink(self) -> list[str]:
-        command = [
-            flower_program("flower-superlink"),
-            "--insecure",
-            "--simulation",
-            "--disable-runtime-dependency-installation",
-        ]
-        return [*command, "--host", "127.0.0.1", "--port", str(self._port)]
+        options = ["--insecure", "--simulation", "--disable-runtime-dependency-installation"]
+        host, _, port = _ADDRESS.partition(":")
+        command = [sys.executable, "-P", "-m", "fedlearn.flower.superlink_gate", *options]
+        return [*command, "--host", host, "--port", port]
 
     def _submission(self, nodes: int) -> list[str]:
         bundle, overrides = self._place / "fedlearn-app", self._place / "overrides.toml"
@@ -113,14 +115,14 @@ class _Run:
         overrides.write_text(tomli_w.dumps({"config": str(self._folder.file("config.toml"))}), encoding="utf-8")
         home = self._place / "flwr"
         home.mkdir(exist_ok=True)
-        connection = {"address": f"127.0.0.1:{self._port}", "insecure": True}
+        connection = {"address": _ADDRESS, "insecure": True}
         superlink = {"default": "run", "run": connection}
         (home / "config.toml").write_text(tomli_w.dumps({"superlink": superlink}), encoding="utf-8")
         federation = f"num-supernodes={nodes} client-resources-num-cpus=1"
         if self._ray_address is None:
             federation += f" init-args-num-cpus={_ACTORS} init-args-log-to-driver=false"
         options = ["--run-config", str(overrides), "--federation-config", federation, "--stream"]
-        return [flower_program("flwr"), "run", str(bundle), "run", *options]
+        return program_through_socket("flwr", "run", str(bundle), "run", *options)
 
     def _start(self, command: Sequence[str], *, stdin: int = subprocess.DEVNULL) -> subprocess.Popen[bytes]:
         out = self._log
@@ -158,17 +160,12 @@ def _end_agents(agents: subprocess.Popen[bytes]) -> None:
 
 def _environment(place: Path, ray_address: str | None) -> dict[str, str]:
     """No telemetry, no update check, nothing outside of `place`, no stranger on Ray's ports, which listen to all."""
-    ours = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_TMPDIR": str(place)}
+    ours = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_TMPDIR": str(place), SOCKET_VARIABLE: str(place / _SOCKET)}
     environment = flower_environment(place / "flwr") | ours
     if ray_address is not None:
         return environment | {"RAY_ADDRESS": ray_address}
     environment = {name: value for name, value in environment.items() if not name.startswith("RAY_")} | ours
     return environment | {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}
-
-
-def _temporary_folder() -> str:
-    usual = tempfile.gettempdir()
-    return usual if len(usual) <= _LONGEST_TEMPORARY_FOLDER or not Path("/tmp").is_dir() else "/tmp"  # noqa: S108
 
 
 if __name__ == "__main__":

@@ -4,28 +4,36 @@ python -m fedlearn.flower.superlink_gate OPTIONS OF FLOWER-SUPERLINK
 
 Flower serves three interfaces on one port. The one of the nodes is authenticated; the two others are not: whoever
 reached the port could start a run, which is code of their own under the coordinator's user, take out nodes, or take a
-run's task away. Here those two answer only to processes of the coordinator's own user on this machine.
+run's task away. Here those two answer only at a Unix-domain socket that the coordinator's user alone can reach
+(`flower.own_socket`); who comes by the port gets nothing of them, wherever from and whatever it says of itself. A
+SuperLink for a simulation has no port at all.
 
 It ends when its standard input closes, and all that it started with it.
 """
 
-import ipaddress
+import importlib
 import os
+import socket
+import subprocess
 import sys
 import threading
 from collections.abc import Awaitable, Callable, MutableMapping
 from pathlib import Path
 from typing import Any, Final
 
-from fedlearn.flower.process_tree import adopt_orphans, end_with_input
+import uvicorn
 
-__all__ = ["MOST_BODY_BYTES", "Gate", "main", "owner_of_connection"]
+from fedlearn.flower.own_socket import SOCKET_VARIABLE, altered
+from fedlearn.flower.process_tree import adopt_orphans, end_with_input
+from fedlearn.flower.superexec import popen_superexec
+
+__all__ = ["MOST_BODY_BYTES", "Gate", "main", "serve"]
 
 # One object of a message: a value of at most 5 MB (`flower.records`), or a part of an array, which Flower cuts to 5 MB.
 MOST_BODY_BYTES: Final = 8 << 20
 
 _FOR_NODES: Final = "/v1/fleet/"
-_TABLES: Final = (Path("/proc/net/tcp"), Path("/proc/net/tcp6"))
+_NOT_STARTED: Final = 3
 
 _Scope = MutableMapping[str, Any]
 _Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
@@ -34,22 +42,25 @@ _App = Callable[[_Scope, _Receive, _Send], Awaitable[None]]
 
 
 class Gate:
-    """ASGI middleware: nodes' interface for everybody, bodies of bounded size; all else for this user alone.
+    """ASGI middleware: nodes' interface for everybody, bodies of bounded size; all else at `own_socket` alone.
 
     Guarantees:
-        a request to another interface from another machine or another user is answered 403 before its body is read;
+        a request to another interface that did not come by `own_socket` is answered 403 before its body is read, and
+            without an `own_socket` each is;
         no body longer than `most_body_bytes` is handed on.
     """
 
-    def __init__(self, app: _App, most_body_bytes: int = MOST_BODY_BYTES) -> None:
+    def __init__(self, app: _App, own_socket: Path | None = None, most_body_bytes: int = MOST_BODY_BYTES) -> None:
         self._app, self._most = app, most_body_bytes
+        # Where a request came in is said by this end of the connection; where it came from may be said by a header.
+        self._own_end = None if own_socket is None else str(own_socket)
 
     async def __call__(self, scope: _Scope, receive: _Receive, send: _Send) -> None:
         """Hand on or answer."""
         if scope["type"] == "lifespan":
             await self._app(scope, receive, send)
             return
-        if scope["type"] != "http" or not (scope["path"].startswith(_FOR_NODES) or _is_own(scope)):
+        if scope["type"] != "http" or not (scope["path"].startswith(_FOR_NODES) or self._is_own(scope)):
             await _answer(send, 403)
             return
         stated = dict(scope["headers"]).get(b"content-length", b"0")
@@ -57,6 +68,10 @@ class Gate:
             await _answer(send, 413)
             return
         await self._app(scope, self._bounded(receive), send)
+
+    def _is_own(self, scope: _Scope) -> bool:
+        end = scope.get("server")
+        return self._own_end is not None and end is not None and end[0] == self._own_end
 
     def _bounded(self, receive: _Receive) -> _Receive:
         read = 0
@@ -71,54 +86,41 @@ class Gate:
         return bounded
 
 
-def owner_of_connection(peer: tuple[str, int], own: tuple[str, int]) -> int | None:
-    """The user whose process on this machine holds the other end of a connection; None where there is none.
-
-    `peer` and `own` are addresses and ports of the two ends, as this end sees them.
-    """
-    ends = [_as_kernel_writes(*peer), _as_kernel_writes(*own)]
-    for table in _TABLES:
-        try:
-            lines = table.read_text(encoding="ascii").splitlines()[1:]
-        except OSError:
-            continue
-        for line in lines:
-            fields = line.split()
-            if fields[1:3] == ends:
-                return int(fields[7])
-    return None
-
-
-def _as_kernel_writes(address: str, port: int) -> str:
-    """An end of a connection as /proc/net/tcp has it: 32-bit words in this machine's order, all in hexadecimal."""
-    packed = ipaddress.ip_address(address).packed
-    words = (int.from_bytes(packed[at : at + 4], sys.byteorder) for at in range(0, len(packed), 4))
-    return "".join(f"{word:08X}" for word in words) + f":{port:04X}"
-
-
-def _is_own(scope: _Scope) -> bool:
-    client, server = scope.get("client"), scope.get("server")
-    if not client or not server:
-        return False
-    return owner_of_connection(tuple(client), tuple(server)) in (os.geteuid(), 0)
-
-
 async def _answer(send: _Send, status: int) -> None:
     await send({"type": "http.response.start", "status": status, "headers": [(b"content-length", b"0")]})
     await send({"type": "http.response.body", "body": b""})
 
 
+def serve(app: Any, *, host: str, port: int, own_socket: Path, with_port: bool = True, **options: Any) -> None:
+    """`uvicorn.run` at a socket of this user's own, and at a port as well; what proxies say of others is not believed.
+
+    Nobody but this user may enter the folder of `own_socket`.
+    """
+    config = uvicorn.Config(app, host=host, port=port, proxy_headers=False, **options)
+    own = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    own.bind(str(own_socket))
+    server = uvicorn.Server(config)
+    server.run(sockets=[own, config.bind_socket()] if with_port else [own])
+    if not server.started:
+        sys.exit(_NOT_STARTED)
+
+
 def main() -> None:
-    """Run Flower's SuperLink behind the gate."""
+    """Run Flower's SuperLink behind the gate, with the own socket that the environment names."""
     from flwr.superlink import extensions
-    from flwr.superlink.cli.flower_superlink import flower_superlink
     from starlette.middleware import Middleware
 
+    cli: Any = importlib.import_module("flwr.superlink.cli.flower_superlink")
+    own_socket, with_port = Path(os.environ[SOCKET_VARIABLE]), "--simulation" not in sys.argv
     adopt_orphans()
     threading.Thread(target=end_with_input, daemon=True).start()
     others = extensions.get_middleware()
-    extensions.get_middleware = lambda: (Middleware(Gate), *others)
-    flower_superlink()
+    extensions.get_middleware = lambda: (Middleware(Gate, own_socket=own_socket), *others)
+    cli.subprocess = altered(subprocess, Popen=popen_superexec)
+    cli.uvicorn = altered(
+        uvicorn, run=lambda app, **options: serve(app, own_socket=own_socket, with_port=with_port, **options)
+    )
+    cli.flower_superlink()
 
 
 if __name__ == "__main__":

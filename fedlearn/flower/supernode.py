@@ -6,22 +6,27 @@ By itself SuperNode stays alive when its main loop, its heartbeat or its SuperEx
 message process that hangs blocks it for every later run. Here each of these ends the process, and so does a process
 below it that is stopped. It gives signs of life (`fedlearn.pulse`) while the coordinator answers its polls, of which it
 makes twelve times as many as by itself while a run goes on, else three times as many. Its processes for messages are
-forks (`flower.superexec`). It also ends, and all that it started, when its standard input closes.
+forks (`flower.superexec`), and they alone reach its interface, which opens no port (`flower.own_socket`). It also ends,
+and all that it started, when its standard input closes.
 """
 
+import importlib
 import os
+import shutil
 import signal
 import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, Final
 
+from fedlearn.flower.own_socket import SOCKET_VARIABLE, altered, go_directly
 from fedlearn.flower.process_tree import adopt_orphans, descendants, end_descendants, end_with_input, is_stopped
-from fedlearn.flower.superexec import altered
+from fedlearn.flower.programs import private_folder
+from fedlearn.flower.superexec import popen_superexec
 from fedlearn.pulse import give_pulse
 
 __all__ = ["BROKEN", "main"]
@@ -58,7 +63,7 @@ class Watch:
         self._had_executor = False
         self._message_over = self._stopped_over = float("inf")
         self._last_message = float("-inf")
-        self._answer_due = clock() + _START_SECONDS
+        self._started_by, self._answer_due = clock() + _START_SECONDS, float("-inf")
 
     def polled(self, message_seconds: float | None) -> None:
         """The coordinator answered a poll, with a message that may take so long, or with none.
@@ -75,8 +80,12 @@ class Watch:
         """Seconds between two polls: few while a run goes on, for each is work for two machines."""
         return _POLL_SECONDS if self._clock() - self._last_message < _RUN_SECONDS else _IDLE_POLL_SECONDS
 
+    def is_starting(self) -> bool:
+        """Whether it may still take a while until the coordinator has let it in."""
+        return self._answer_due == float("-inf") and self._clock() <= self._started_by
+
     def is_well(self) -> bool:
-        """Whether the coordinator answers, or a message is worked on within its time."""
+        """Whether the coordinator let it in and answers, or a message is worked on within its time."""
         over = self._answer_due if self._message_over == float("inf") else self._message_over
         return self._clock() <= over
 
@@ -102,24 +111,27 @@ def main() -> None:
     """Run Flower's SuperNode; never returns."""
     from flwr.supercore.retry import http_retry
     from flwr.supernode import fleet_http_connection, start_client_internal
-    from flwr.supernode.cli.flower_supernode import flower_supernode
 
+    cli: Any = importlib.import_module("flwr.supernode.cli.flower_supernode")
     adopt_orphans()
+    os.environ[SOCKET_VARIABLE] = str(private_folder() / "node.sock")
     threading.Thread(target=end_with_input, daemon=True).start()
     threading.excepthook = lambda told: _break(f"a thread has ended with {told.exc_type.__name__}")
     watch = Watch(_below, lambda: any(is_stopped(process) for process in descendants(os.getpid())))
     loop: Any = start_client_internal
     # Short pauses find a message soon; a call that is answered 401 ends the process, and would not say why.
     loop.time = altered(time, sleep=lambda seconds: time.sleep(min(seconds, watch.pause())))
-    loop.subprocess = altered(subprocess, Popen=_popen)
+    loop.subprocess = altered(subprocess, Popen=popen_superexec)
     callers: tuple[Any, ...] = (http_retry, fleet_http_connection)
     for caller in callers:
         caller.os = altered(os, kill=_tell_and_kill)
     _tell_polls(start_client_internal, watch.polled)
     threading.Thread(target=_look_after, args=(watch,), daemon=True).start()
-    give_pulse(watch.is_well)
+    go_directly(None)
+    cli.uvicorn = altered(cli.uvicorn, Config=_at_own_socket)
+    give_pulse(watch.is_well, watch.is_starting)
     try:
-        flower_supernode()
+        cli.flower_supernode()
     except SystemExit as ended:
         _end(ended.code if isinstance(ended.code, int) else 1)
     except BaseException as error:
@@ -129,11 +141,12 @@ def main() -> None:
     _end(BROKEN)
 
 
-def _popen(command: Sequence[str], **options: Any) -> "subprocess.Popen[bytes]":
-    """SuperNode's SuperExec is ours, which forks for a message."""
-    if command[0] == _EXECUTOR.decode():
-        command = [sys.executable, "-P", "-m", "fedlearn.flower.superexec", *command[1:]]
-    return subprocess.Popen(command, **options)  # noqa: S603 (Flower's own programs)
+def _at_own_socket(app: Any, *, host: str, port: int, **options: Any) -> Any:
+    """How the interface for tasks is served: to whom may enter the folder of the socket, and at no port."""
+    import uvicorn
+
+    del host, port
+    return uvicorn.Config(app, uds=os.environ[SOCKET_VARIABLE], proxy_headers=False, **options)
 
 
 def _tell_and_kill(process: int, number: int) -> None:
@@ -187,6 +200,7 @@ def _tell(problem: str) -> None:
 def _end(code: int) -> None:
     """End at once: SuperNode's own threads would keep the process."""
     end_descendants()
+    shutil.rmtree(Path(os.environ[SOCKET_VARIABLE]).parent, ignore_errors=True)
     os._exit(code)
 
 

@@ -408,7 +408,7 @@ class TestHolder:
 
     def test_what_is_wrong_with_a_part_is_said(self, holder):
         (holder / "state.json").write_text(
-            json.dumps({"parts": {"node": {"alive": False, "seconds": 3, "problem": "it is tired"}}})
+            json.dumps({"parts": {"node": {"alive": False, "up": False, "seconds": 3, "problem": "it is tired"}}})
         )
         with only_one(holder / "start.lock", otherwise=str):
             first, _ = of(holder, "running")

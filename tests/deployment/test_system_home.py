@@ -142,7 +142,9 @@ def test_root_waits_for_nothing_and_follows_nothing_in_the_nodes_folder(home, us
     for name in ("start.lock", "state.json"):
         os.mkfifo(home / "node" / name)
     assert not read_status(home / "client").parts
-    (tmp_path / "victim").write_text(json.dumps({"parts": {"node": {"alive": True, "seconds": 1, "problem": None}}}))
+    (tmp_path / "victim").write_text(
+        json.dumps({"parts": {"node": {"alive": True, "up": True, "seconds": 1, "problem": None}}})
+    )
     for name in ("start.lock", "state.json"):
         (home / "node" / name).unlink()
         (home / "node" / name).symlink_to(tmp_path / "victim")
@@ -156,8 +158,8 @@ def test_root_waits_for_nothing_and_follows_nothing_in_the_nodes_folder(home, us
 def test_the_node_says_nothing_of_the_agent_and_obeys_no_terminal(home, users):
     lay_out(home, users)
     parts = {
-        "agent": {"alive": True, "seconds": 9, "problem": None},
-        "node": {"alive": False, "seconds": 7, "problem": "\x1b[2Jall is well"},
+        "agent": {"alive": True, "up": True, "seconds": 9, "problem": None},
+        "node": {"alive": False, "up": False, "seconds": 7, "problem": "\x1b[2Jall is well"},
     }
     (home / "node" / "state.json").write_text(json.dumps({"parts": parts}))
     assert set(read_status(home / "client").parts) == {"node"}

@@ -1,4 +1,7 @@
-"""The README's federation, word by word: real processes, TLS, four holders, one masked, private run."""
+"""The README's federation, word by word: real processes, TLS, four holders, one masked, private run.
+
+Its environment names a proxy in every way, as a hospital's does, and nobody answers there.
+"""
 
 import json
 import os
@@ -11,6 +14,7 @@ import pytest
 from safetensors.numpy import load_file
 
 from tests.e2e.real_federation import BLOCKS, RealFederation
+from tests.flower.test_own_socket import everywhere
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1500)]
 
@@ -18,7 +22,8 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(1500)]
 @pytest.fixture(scope="module")
 def federation(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RealFederation]:
     folder = tmp_path_factory.mktemp("demo")
-    made = RealFederation(folder, holder=BLOCKS["file=holder.toml"], script=BLOCKS["run=federation"])
+    blocks = {"holder": BLOCKS["file=holder.toml"], "script": BLOCKS["run=federation"]}
+    made = RealFederation(folder, **blocks, environment=everywhere("http://127.0.0.1:9"))
     yield made
     made.end()
 
@@ -58,6 +63,16 @@ def test_f20_who_is_revoked_is_out_of_flower_at_once(federation: RealFederation)
     assert set(members.values()) == {"online"}
 
 
+def test_a_node_is_up_that_is_let_in_and_no_other(federation: RealFederation) -> None:
+    def is_up(name: str) -> bool:
+        told = json.loads(federation.client(name, "status --json"))["parts"]["node"]
+        assert ("node: up" in federation.client(name, "status")) is told["up"]
+        return bool(told["up"])
+
+    federation.wait(lambda: not is_up("Dora"), 60)  # she was revoked above
+    assert is_up("Ada")
+
+
 ASK = """
 import ssl, sys, urllib.error, urllib.request
 context = ssl._create_unverified_context()
@@ -70,7 +85,7 @@ except urllib.error.HTTPError as error:
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root may become somebody else")
 @pytest.mark.parametrize("path", ["/v1/control/start-run", "/v1/control/list-nodes", "/v1/runtime/acquire-task"])
-def test_another_user_of_this_machine_can_start_no_run_and_see_no_node(federation: RealFederation, path: str) -> None:
+def test_nobody_can_start_a_run_or_see_a_node_by_the_port_of_the_nodes(federation: RealFederation, path: str) -> None:
     address = f"https://{federation.status()['address']}{path}"
     python = "/usr/bin/python3" if Path("/usr/bin/python3").exists() else sys.executable
 
@@ -79,4 +94,4 @@ def test_another_user_of_this_machine_can_start_no_run_and_see_no_node(federatio
         return subprocess.run(asked, capture_output=True, text=True, user=user, timeout=30, check=True).stdout.strip()
 
     assert answer(65534) == "403"
-    assert answer(os.geteuid()) != "403"
+    assert answer(os.geteuid()) == "403"

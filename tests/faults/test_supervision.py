@@ -18,7 +18,7 @@ from fedlearn.deployment.supervisor import STATE_FILE, why_node_ended
 from fedlearn.errors import ConfigError
 from fedlearn.flower.process_tree import is_stopped
 from fedlearn.flower.supernode import Watch
-from fedlearn.pulse import PULSE, Silence
+from fedlearn.pulse import PULSE, STARTING, Silence
 
 STAYS = "import sys; print('up'); sys.stdin.read()"
 
@@ -58,9 +58,13 @@ class TestF4AndF8SuperNodeWorksOrEnds:
 
     def test_f4_a_node_that_the_coordinator_does_not_answer_is_not_well_however_alive_it_is(self):
         watch, clock, _ = self.watch()
-        clock.now += 59  # it may take so long to start
-        assert watch.is_well()
+        clock.now += 59  # it may take so long to start, and is let in by nobody yet
+        assert watch.is_starting()
+        assert not watch.is_well()
+        clock.now += 2
+        assert not watch.is_starting()
         watch.polled(None)
+        assert not watch.is_starting()
         clock.now += 19
         assert watch.is_well()
         clock.now += 2
@@ -131,6 +135,37 @@ def test_f4_a_sign_of_life_is_heard_and_stands_in_no_log(tmp_path):
     assert list(part.lines) in ([], ["up"])
     part.end()
     assert PULSE not in (tmp_path / "node.jsonl").read_text()
+
+
+def test_a_part_is_up_when_it_said_that_it_does_what_it_is_for(tmp_path):
+    part = script(tmp_path, "node", f"print('{STARTING}'); print('up'); input(); print('{PULSE}'); {STAYS}")
+    part.start()
+    wait_for(lambda: "up" in part.lines)
+    assert part.is_alive
+    assert not part.is_up
+    part.process.stdin.write(b"\n")
+    part.process.stdin.flush()
+    wait_for(lambda: part.is_up)
+    part.end()
+    assert not part.is_up
+    assert STARTING not in (tmp_path / "node.jsonl").read_text()
+
+
+@pytest.mark.lengthy
+def test_a_node_whose_coordinator_does_not_answer_is_not_up_and_says_so(tmp_path):
+    starting = f"import sys; print('{STARTING}'); {STAYS}"
+    supervised = Supervised(tmp_path, GIVES_A_PULSE, starting, silence=1)
+
+    def parts():
+        return json.loads((tmp_path / STATE_FILE).read_text())["parts"] if (tmp_path / STATE_FILE).exists() else {}
+
+    wait_for(lambda: parts().get("node", {}).get("problem"))
+    assert parts()["agent"]["up"]
+    told = parts()["node"]
+    assert (told["alive"], told["up"]) == (True, False)
+    assert told["problem"] == "the coordinator at 127.0.0.1:1 does not answer, so the node is not let in"
+    out, _ = supervised.end()
+    assert out.count("is not let in") == 1
 
 
 def test_f4_a_sign_of_life_in_the_middle_of_a_line_leaves_the_line_as_it_was(tmp_path):

@@ -57,4 +57,4 @@ def test_a_message_has_a_process_of_its_own_that_inherits_no_handler_no_token_an
         assert told["command"][0].startswith("flwr-cl")
         assert "SECRET" not in str(told["command"])
     assert after == {"pid": after["pid"], "codes": [7, 1], "other": 0, "left": False, "idle": [True, False]}
-    assert set(loaded) == {*OF_THE_PIPE, "fedlearn.flower.superexec"}
+    assert set(loaded) == {*OF_THE_PIPE, "fedlearn.flower.own_socket", "fedlearn.flower.superexec"}

@@ -162,7 +162,10 @@ def _running(folder: Path, policy: HolderPolicy | None) -> Iterator[Check]:
         yield ok("running", "not started")
         return
     for name, part in running_parts(folder).items():
-        if problem := part.get("problem"):
+        problem = part["problem"]
+        if problem is None and name == "node" and not part["up"]:
+            problem = "the coordinator has not let it in"
+        if problem:
             yield warning("running", f"the {name}: {problem}", f"see {name}.jsonl in the folder log")
     if policy is not None and not is_answering(policy.socket_path):
         yield error("running", f"process {process} runs, and its agent does not answer", "stop and start it again")
