@@ -69,10 +69,10 @@ class SimulatedData:
         return self.train.classes
 
     def build_model(self, config: RunConfig) -> nn.Module:
-        """A fresh model with the start weights of `run.seed`, checked where the mode is private.
+        """A fresh model with the start weights of `run.seed`, checked for its mode.
 
         Raises:
-            ConfigError: the model cannot be built, or cannot be trained privately.
+            ConfigError: the model cannot be built, or cannot be trained in this mode.
         """
         source = self.config.source
         search = ([source.parent] if source else []) + [Path.cwd()]

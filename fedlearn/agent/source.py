@@ -15,7 +15,8 @@ from fedlearn.data.dataset import Column, DataOptions, Dataset
 from fedlearn.data.tables import empty_records
 from fedlearn.holder_policy import HolderPolicy
 from fedlearn.models import build_model, model_features
-from fedlearn.training.model_check import check_private_model
+from fedlearn.privacy.mechanisms import MECHANISMS
+from fedlearn.training.model_check import check_model
 from fedlearn.vector import layout_of
 
 __all__ = ["Source", "data_options", "model_dimension", "start_model"]
@@ -90,14 +91,14 @@ def model_dimension(config: RunConfig, like: Dataset, *, search: Sequence[Path])
 
 
 def start_model(config: RunConfig, like: Dataset, *, search: Sequence[Path]) -> nn.Module:
-    """A model for records `like` these with the start weights of `run.seed`, checked where the mode is private.
+    """A model for records `like` these with the start weights of `run.seed`, checked for its mode.
 
     Raises:
-        ConfigError: it cannot be built, or cannot be trained privately.
+        ConfigError: it cannot be built, or cannot be trained in this mode.
     """
     model = _build(config, like, search)
-    if config.privacy.mode != "none":
-        check_private_model(model, input_shape=like.input_shape, classes=len(like.classes))
+    unit = MECHANISMS[config.privacy.mode].privacy_unit
+    check_model(model, input_shape=like.input_shape, classes=len(like.classes), unit=unit)
     return model
 
 

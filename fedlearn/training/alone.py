@@ -2,13 +2,12 @@
 
 from dataclasses import dataclass, field
 
-import numpy as np
 from torch import nn
 
 from fedlearn.data.dataset import Dataset
 from fedlearn.privacy.clipping import Vector
 from fedlearn.training.device import one_thread
-from fedlearn.training.record_sums import clipped_gradient_sum
+from fedlearn.training.isolation import sum_in_isolation
 from fedlearn.training.stacked.places import PlacedSums, checked_places
 from fedlearn.vector import write_parameters
 
@@ -20,7 +19,7 @@ class AloneSums:
     """Sums of clipped gradients of one model, which is written in place.
 
     A coordinator chooses the weights, and can choose them such that a gradient's direction hangs on its last bits. So
-    where records share a computation each has a place of its own, and otherwise each is computed by itself.
+    where records share a computation each has a place of its own, and otherwise each is computed in isolation.
 
     Guarantees:
         a record that is added, left out or changed changes no bit of what another one adds.
@@ -33,7 +32,7 @@ class AloneSums:
     def __call__(self, weights: Vector, records: Dataset, max_grad_norm: float) -> Vector:
         """The sum of the records' gradients, each clipped to L2 norm `max_grad_norm`, (d,) float64; `weights` is (d,).
 
-        A record whose gradient is not finite counts as zeros.
+        A record whose gradient is not finite, or that raises, counts as zeros.
         """
         if records.input_shape not in self._placed:
             self._placed[records.input_shape] = checked_places(
@@ -42,18 +41,6 @@ class AloneSums:
         placed = self._placed[records.input_shape]
         if placed is not None:
             return placed.clipped_sum(weights, records, max_grad_norm)
-        return self._one_by_one(weights, records, max_grad_norm)
-
-    def _one_by_one(self, weights: Vector, records: Dataset, max_grad_norm: float) -> Vector:
-        total = np.zeros(len(weights))
         with one_thread():
-            write_parameters(self.model, weights)
-            for row in range(len(records)):
-                total += clipped_gradient_sum(
-                    self.model,
-                    records.features[row : row + 1],
-                    records.labels[row : row + 1],
-                    max_grad_norm=max_grad_norm,
-                    device=self.device,
-                )
-        return total
+            write_parameters(self.model.to(self.device), weights)
+            return sum_in_isolation(self.model, records.features, records.labels, max_grad_norm)

@@ -1,4 +1,4 @@
-"""One check that a model can be trained under differential privacy, before any record is read."""
+"""One check that a model can be trained as its mode trains, before any record is read."""
 
 import copy
 
@@ -10,132 +10,198 @@ from torch.nn.modules.dropout import _DropoutNd
 from torch.nn.modules.instancenorm import _InstanceNorm
 
 from fedlearn.errors import ConfigError
-from fedlearn.training.record_sums import has_closed_form, record_gradients
+from fedlearn.privacy.guarantee import PrivacyUnit
+from fedlearn.training.isolation import lone_gradient
+from fedlearn.vector import layout_of, trained_parameters
 
-__all__ = ["check_private_model"]
+__all__ = ["check_model"]
 
+_MADE_UP = 8  # records, so that a model which sends them to experts has some for each
 _TOLERANCE = (
     1e-3  # of a gradient's norm: above the rounding of float32, far below what a layer that couples records does
 )
 
 
-def check_private_model(model: nn.Module, *, input_shape: tuple[int, ...], classes: int) -> None:
-    """Refuse a model whose records would not be protected, or that Opacus cannot split into records.
+def check_model(model: nn.Module, *, input_shape: tuple[int, ...], classes: int, unit: PrivacyUnit | None) -> None:
+    """Refuse a model that cannot be trained, whose result would be wrong, or that does not fit the privacy unit.
 
     Layers that are known to be unfit are named with what to use instead; whatever a list of types cannot decide is
-    tried on two made-up records. The model is not changed, PyTorch's generator neither.
+    tried on made-up records, of values between -1 and 1. The model is not changed, PyTorch's generator neither.
 
     Guarantees, for a model that passes:
-        the gradient of a record does not depend on the other records of its batch (BatchNorm makes it so);
-        a step changes no buffer, so nothing but the noised parameters can carry what the records taught it;
-        nothing in it is drawn at random (dropout reads PyTorch's seeded generator, which private modes never use);
-        every parameter is trained, so none receives noise for nothing;
-        Opacus' gradients of single records equal those of PyTorch.
+        it gives one finite logit a class for each record, and its gradients are finite;
+        a step changes no buffer: buffers do not travel, so what they learnt would be missing in the result;
+        where anything is private, every trained parameter is used, so none receives noise for nothing;
+        where the unit is the record, nothing in it is drawn at random, and trained parameters are float32 or float64:
+        halves round by more than the bound allows.
+
+    Whether it keeps records apart is not decided here: a model that is not known to is computed record by record
+    (`training.isolation`). One that couples made-up records is refused where the unit is the record, for it would be
+    trained on single records and scored in batches.
 
     Raises:
         ConfigError: one sentence with the layer and the remedy.
     """
-    _refuse_known_layers(model)
-    for name, parameter in model.named_parameters():
-        if not parameter.requires_grad:
-            raise ConfigError(
-                f"the model's parameter {name} is frozen, but noise is added to every parameter; make it a buffer, "
-                "or compute what depends on it once, as features"
-            )
-    with torch.random.fork_rng(devices=[]):
-        _try_on_two_records(copy.deepcopy(model).cpu(), input_shape, classes)
-
-
-def _refuse_known_layers(model: nn.Module) -> None:
+    by_record = unit is PrivacyUnit.RECORD
+    _refuse_parameters(model, by_record=by_record)
     for name, layer in model.named_modules():
-        why = _unfit(layer)
+        why = _unfit(layer, by_record=by_record)
         if why is not None:
             raise ConfigError(f"the model's layer {name or 'itself'} ({type(layer).__name__}) {why}")
+    with torch.random.fork_rng(devices=[]):
+        features, labels = _made_up(model, input_shape, classes)
+        together = _refuse_what_does_not_train(model, features, labels, classes, private=unit is not None)
+        if by_record:
+            _refuse_what_is_not_of_single_records(model, features, labels, together)
 
 
-def _unfit(layer: nn.Module) -> str | None:
-    """Why a known layer cannot be trained under privacy, and what to use instead; None for any other."""
+def _refuse_parameters(model: nn.Module, *, by_record: bool) -> None:
+    trained = trained_parameters(model)
+    if not trained:
+        raise ConfigError("every parameter of the model is frozen; there is nothing to train")
+    for name, parameter in model.named_parameters():
+        if not parameter.is_floating_point():
+            raise ConfigError(
+                f"the model's parameter {name} is of {parameter.dtype}; expected real numbers, such as torch.float32"
+            )
+        if by_record and parameter.requires_grad and parameter.dtype not in (torch.float32, torch.float64):
+            raise ConfigError(
+                f"the model's parameter {name} is of {parameter.dtype}, whose rounding lets one record count for more "
+                "than max_grad_norm; use torch.float32"
+            )
+        if by_record and (parameter._backward_hooks or getattr(parameter, "_post_accumulate_grad_hooks", None)):
+            raise ConfigError(
+                f"the model's parameter {name} has a hook on its gradient, which is lost where each record is computed "
+                "by a copy of the model; do without it"
+            )
+
+
+def _unfit(layer: nn.Module, *, by_record: bool) -> str | None:
+    """Why a known layer cannot be trained, and what to use instead; None for any other."""
     if isinstance(layer, _BatchNorm):
-        return "makes a record's gradient depend on the others of its batch; use torch.nn.GroupNorm or LayerNorm"
+        return (
+            "makes a record depend on the others of its batch, and keeps statistics in buffers, which do not travel; "
+            "use torch.nn.GroupNorm or LayerNorm"
+        )
     if isinstance(layer, _InstanceNorm) and layer.track_running_stats:
-        return "keeps statistics of the records in buffers; use torch.nn.GroupNorm, or track_running_stats=False"
-    if isinstance(layer, _DropoutNd) and layer.p > 0:
+        return (
+            "keeps statistics of the records in buffers, which do not travel; use torch.nn.GroupNorm, or "
+            "track_running_stats=False"
+        )
+    if by_record and isinstance(layer, _DropoutNd) and layer.p > 0:
         return "draws from PyTorch's seeded generator, and noise regularizes already; leave it out"
-    if isinstance(layer, nn.MultiheadAttention):
-        return "cannot be split into records; use opacus.layers.DPMultiheadAttention"
-    if isinstance(layer, nn.RNNBase):
-        return f"cannot be split into records; use opacus.layers.DP{type(layer).__name__}"
     return None
 
 
-def _try_on_two_records(model: nn.Module, input_shape: tuple[int, ...], classes: int) -> None:
-    dtype = next(model.parameters()).dtype
-    count = torch.arange(2 * torch.Size(input_shape).numel(), dtype=dtype)
-    features = torch.sin(count * count).reshape(2, *input_shape)
-    labels = torch.tensor([0, classes - 1])
-    model.train()
-    buffers = {name: buffer.clone() for name, buffer in model.named_buffers()}
-    alone = [_gradients(model, features[i : i + 1], labels[i : i + 1], classes) for i in range(2)]
-    for name, buffer in model.named_buffers():
+def _made_up(model: nn.Module, input_shape: tuple[int, ...], classes: int) -> tuple[Tensor, Tensor]:
+    dtype = trained_parameters(model)[0].dtype
+    count = torch.arange(_MADE_UP * torch.Size(input_shape).numel(), dtype=torch.float64)
+    features = torch.sin(count * count).to(dtype).reshape(_MADE_UP, *input_shape)
+    return features, torch.arange(_MADE_UP) % classes
+
+
+def _refuse_what_does_not_train(
+    model: nn.Module, features: Tensor, labels: Tensor, classes: int, *, private: bool
+) -> Tensor:
+    """The gradient of all made-up records' summed loss, (d,) float64, where nothing is wrong with it."""
+    own = _copied(model)
+    buffers = {name: buffer.clone() for name, buffer in own.named_buffers()}
+    _gradients(own, features[:1], labels[:1], classes)
+    found = _gradients(own, features, labels, classes)
+    for name, buffer in own.named_buffers():
         if not torch.equal(buffer, buffers[name]):
             raise ConfigError(
-                f"the model's buffer {name} changes while it trains, and would carry what records taught it past the "
-                "noise; use a layer without running statistics, such as torch.nn.GroupNorm"
+                f"the model's buffer {name} changes while it trains, but buffers do not travel, so what it learns "
+                "would be lost; use a layer without running statistics, such as torch.nn.GroupNorm"
             )
-    _refuse_differences(model, alone[0], _gradients(model, features[:1], labels[:1], classes), _RANDOM)
-    together = _gradients(model, features, labels, classes)
-    _refuse_differences(model, [a + b for a, b in zip(*alone, strict=True)], together, _COUPLED)
-    if not has_closed_form(model):
-        _refuse_what_opacus_misreads(model, features, labels, alone)
+    for name, gradient in zip(layout_of(own).names, found, strict=True):
+        if gradient is None and private:
+            raise ConfigError(
+                f"the model's parameter {name} is not used, so it would receive nothing but noise; remove it"
+            )
+        if gradient is not None and not torch.isfinite(gradient).all():
+            raise ConfigError(
+                f"the gradient of the model's parameter {name} is not finite for {_RECORDS}; bound what is divided "
+                "by, and what roots and logarithms are taken of"
+            )
+    parameters = trained_parameters(own)
+    filled = [torch.zeros_like(p) if g is None else g for p, g in zip(parameters, found, strict=True)]
+    return torch.cat([part.to(torch.float64).flatten() for part in filled])
 
 
-def _refuse_what_opacus_misreads(model: nn.Module, features: Tensor, labels: Tensor, alone: list[list[Tensor]]) -> None:
+def _refuse_what_is_not_of_single_records(model: nn.Module, features: Tensor, labels: Tensor, together: Tensor) -> None:
+    own = _copied(model)
     try:
-        rows = record_gradients(model, features, labels)
-    except Exception as error:  # a layer of the user's own may fail inside Opacus in any way
-        text = " ".join(str(error).split())
-        raise ConfigError(f"Opacus cannot split the model's gradients into records ({text}); {_REMEDY}") from error
-    sizes = [parameter.numel() for parameter in model.parameters()]
-    for row, expected in zip(rows, alone, strict=True):
-        _refuse_differences(model, list(torch.split(row, sizes)), expected, _MISREAD)
+        rows = [_alone(own, features, labels, index) for index in range(len(labels))]
+        torch.rand(1)  # noqa: TID251 - moves the generator on: whatever draws from it differs now
+        again = _alone(own, features, labels, 0)
+    except Exception as error:  # a user's own layer may raise anything
+        raise ConfigError(f"the model fails on {_RECORDS} ({_said(error)})") from error
+    _refuse_differences(model, rows[0], again, _RANDOM)
+    _refuse_differences(model, torch.stack(rows).sum(dim=0), together, _COUPLED)
 
 
-_REMEDY = "build it from torch.nn layers that each take one tensor, or from opacus.layers"
+def _alone(model: nn.Module, features: Tensor, labels: Tensor, index: int) -> Tensor:
+    return lone_gradient(copy.deepcopy(model), features[index : index + 1].numpy(), int(labels[index]))
+
+
+_RECORDS = "made-up records with values between -1 and 1"
 _RANDOM = "differs from one run to the next, so the model draws random numbers; leave them out"
 _COUPLED = (
     "depends on the other records of the batch; let each record be computed by itself, normalized by "
     "torch.nn.GroupNorm or LayerNorm if at all"
 )
-_MISREAD = f"is not what Opacus computes for single records; {_REMEDY}"
 
 
-def _gradients(model: nn.Module, features: Tensor, labels: Tensor, classes: int) -> list[Tensor]:
-    """The gradient of the summed loss by PyTorch, a flat tensor a parameter; ConfigError where there is none."""
+def _copied(model: nn.Module) -> nn.Module:
     try:
-        logits = model(features)
-    except Exception as error:  # a user's own layer may raise anything
-        text = " ".join(str(error).split())
+        return copy.deepcopy(model).cpu().train()
+    except Exception as error:  # a user's own attribute may refuse in any way
         raise ConfigError(
-            f"the model fails on {len(features)} record(s) of shape {tuple(features.shape[1:])} ({text}); "
-            "expected logits of shape (n, classes)"
+            f"the model cannot be copied ({_said(error)}), and records are computed by copies of it; keep no computed "
+            "tensors in attributes: instead of torch.nn.utils.weight_norm take "
+            "torch.nn.utils.parametrizations.weight_norm, and make pruning permanent by prune.remove"
+        ) from error
+
+
+def _gradients(model: nn.Module, features: Tensor, labels: Tensor, classes: int) -> tuple[Tensor | None, ...]:
+    """The gradient of the summed loss for each trained parameter by PyTorch; ConfigError where there is none."""
+    expected = f"expected one tensor of logits, ({len(features)}, {classes}): a number for each class"
+    try:
+        logits = model(features.clone())
+    except Exception as error:  # a user's own layer may raise anything
+        raise ConfigError(
+            f"the model fails on {len(features)} record(s) of shape {tuple(features.shape[1:])} ({_said(error)}); "
+            f"{expected}"
         ) from error
     if not isinstance(logits, Tensor) or logits.shape != (len(features), classes):
-        came = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
+        came = tuple(logits.shape) if isinstance(logits, Tensor) else f"a {type(logits).__name__}"
+        raise ConfigError(f"the model gives {came} for {len(features)} record(s); {expected}")
+    if not logits.is_floating_point():
+        raise ConfigError(f"the model gives logits of {logits.dtype}; expected real numbers, such as torch.float32")
+    if not torch.isfinite(logits).all():
         raise ConfigError(
-            f"the model gives {came} for {len(features)} record(s); expected ({len(features)}, {classes})"
+            f"the model gives logits that are not finite for {_RECORDS}; bound what is divided by, and what roots and "
+            "logarithms are taken of"
         )
     loss = functional.cross_entropy(logits, labels, reduction="sum")
-    found = torch.autograd.grad(loss, list(model.parameters()), allow_unused=True)
-    for (name, _), gradient in zip(model.named_parameters(), found, strict=True):
-        if gradient is None:
-            raise ConfigError(
-                f"the model's parameter {name} is not used, so it would receive nothing but noise; remove it"
-            )
-    return [gradient.flatten() for gradient in found]
+    try:
+        return torch.autograd.grad(loss, trained_parameters(model), allow_unused=True)
+    except Exception as error:  # a backward pass of a user's own
+        raise ConfigError(
+            f"the model has no gradient ({_said(error)}); compute logits from its parameters by PyTorch, and write "
+            "over no value in place that the gradient needs"
+        ) from error
 
 
-def _refuse_differences(model: nn.Module, first: list[Tensor], second: list[Tensor], what: str) -> None:
-    largest = max(float(part.norm()) for part in first)
-    for (name, _), a, b in zip(model.named_parameters(), first, second, strict=True):
+def _refuse_differences(model: nn.Module, first: Tensor, second: Tensor, what: str) -> None:
+    layout = layout_of(model)
+    parts = [torch.split(row, list(layout.sizes)) for row in (first, second)]
+    largest = max(float(part.norm()) for part in parts[0])
+    for name, a, b in zip(layout.names, *parts, strict=True):
         if not float((a - b).norm()) <= _TOLERANCE * largest:
             raise ConfigError(f"the gradient of the model's parameter {name} {what}")
+
+
+def _said(error: Exception) -> str:
+    return " ".join(str(error).split()) or type(error).__name__

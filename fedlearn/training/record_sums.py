@@ -1,9 +1,14 @@
 """Sums of clipped per-record gradients: what the record modes release, before noise.
 
-The loss is the cross-entropy of the model's logits. A head that is one linear layer over the flattened record has a
-closed form (the gradient is an outer product, so its norm is a product of norms); every other model goes through
-Opacus' hooks, which leave the model and the names of its parameters as they are. A model whose layers all have a kernel
-comes here only to be compared (`training.stacked`).
+The loss is the cross-entropy of the model's logits. There are three ways to the sum, from fast to general:
+
+* One linear layer over the flattened record has a closed form: the gradient is an outer product, so its norm is a
+  product of norms.
+* A plain sequence of layers that Opacus knows, each by its exact type to compute records by themselves, goes through
+  Opacus' hooks, many records at once.
+* Every other model is computed record by record, in isolation.
+
+A model whose layers all have a kernel comes here only to be compared (`training.stacked`).
 """
 
 import math
@@ -19,9 +24,11 @@ from torch.nn import functional
 from fedlearn.errors import ConfigError
 from fedlearn.privacy.clipping import Vector
 from fedlearn.training.device import in_memory
+from fedlearn.training.isolation import sum_in_isolation
+from fedlearn.training.plain import plain_layers
 from fedlearn.vector import layout_of
 
-__all__ = ["clipped_gradient_sum", "has_closed_form", "record_gradients"]
+__all__ = ["clipped_gradient_sum", "has_closed_form"]
 
 _CHUNK = 64  # records summed in float32 at most: one more record then moves the sum by rounding of 7e-5 * C, not 1e-2
 _BLOCK_ENTRIES = 1 << 18  # features whose logits and norms are computed at once, to stay in the cache; sums stay chunks
@@ -45,6 +52,7 @@ def clipped_gradient_sum(
         a record whose gradient is longer than the bound counts with its direction and the length of the bound;
         a record inside the bound counts as it is;
         a record whose gradient, or the square of its norm, is not finite counts as zeros, and leaves the others alone;
+        where a model is not known to keep records apart, those of `sum_in_isolation`;
         no record at all gives zeros;
         float32 goes no further than a chunk of 64 records; factors and the sum over chunks are float64;
         where memory does not suffice for a chunk, chunks are smaller.
@@ -60,6 +68,8 @@ def clipped_gradient_sum(
     head = _linear_head(model)
     if head is not None:
         return _sum_in_closed_form(head, features, labels, max_grad_norm)
+    if not _known_to_opacus(model):
+        return sum_in_isolation(model, features, labels, max_grad_norm)
     total, _ = in_memory(lambda size: _sum_by_hooks(model, features, labels, max_grad_norm, size), _CHUNK)
     return total
 
@@ -69,11 +79,10 @@ def has_closed_form(model: nn.Module) -> bool:
     return _linear_head(model) is not None
 
 
-def record_gradients(model: nn.Module, features: Tensor, labels: Tensor) -> Tensor:
+def _record_gradients(model: nn.Module, features: Tensor, labels: Tensor) -> Tensor:
     """The cross-entropy gradient of each record, (n, d) float64, by Opacus.
 
-    `features` is (n, *input_shape), `labels` (n,), both on the model's device and the first of its dtype. Raises
-    whatever Opacus raises for a layer it cannot split into records; `check_private_model` says that in words.
+    `features` is (n, *input_shape), `labels` (n,), both on the model's device and the first of its dtype.
     """
     from opacus.grad_sample.grad_sample_module import GradSampleHooks  # 3 seconds and 100 MB that linear heads save
 
@@ -88,6 +97,8 @@ def record_gradients(model: nn.Module, features: Tensor, labels: Tensor) -> Tens
             samples: list[Tensor] = [parameter.grad_sample for parameter in model.parameters()]  # type: ignore[attr-defined]
         finally:
             hooks.cleanup()
+            for layer in model.modules():
+                vars(layer).pop("activations", None)  # what a forward pass left that failed in the middle
             model.zero_grad(set_to_none=True)
             model.train(was_training)
     return torch.cat([_wide(sample).flatten(1) for sample in samples], dim=1)
@@ -98,7 +109,7 @@ def _sum_by_hooks(
 ) -> Vector:
     total: Tensor | None = None
     for inputs, targets in _batches(model, features, labels, size):
-        gradients = record_gradients(model, inputs, targets)
+        gradients = _record_gradients(model, inputs, targets)
         norms = torch.linalg.vector_norm(gradients, dim=1)
         factors, finite = _clip_factors(norms, max_grad_norm)
         gradients[~finite] = 0
@@ -163,7 +174,58 @@ def _wide(tensor: Tensor) -> Tensor:
 
 def _linear_head(model: nn.Module) -> nn.Linear | None:
     """The one linear layer that is the whole model (after flattening), or None: then there is no closed form."""
-    layers = list(model.children()) if type(model) is nn.Sequential else [model]
+    layers = plain_layers(model) or []
     if len(layers) > 1 and type(layers[0]) is nn.Flatten and (layers[0].start_dim, layers[0].end_dim) == (1, -1):
         layers = layers[1:]
     return layers[0] if len(layers) == 1 and type(layers[0]) is nn.Linear else None
+
+
+def _known_to_opacus(model: nn.Module) -> bool:
+    """Whether a model is plain and every layer keeps the records of dimension 0 apart, in a way that Opacus can see.
+
+    By exact type. An in-place layer is none of them, for Opacus' hooks need its input; nor is an embedding, whose
+    options may count over the batch.
+    """
+    layers = plain_layers(model)
+    return layers is not None and all(
+        type(layer) in _RECORD_WISE
+        or (type(layer) is nn.Flatten and layer.start_dim == 1)
+        or (type(layer) in _ACTIVATIONS and not getattr(layer, "inplace", False))
+        for layer in layers
+    )
+
+
+_RECORD_WISE = frozenset(
+    {
+        nn.AdaptiveAvgPool1d,
+        nn.AdaptiveAvgPool2d,
+        nn.AvgPool1d,
+        nn.AvgPool2d,
+        nn.Conv1d,
+        nn.Conv2d,
+        nn.GroupNorm,
+        nn.Identity,
+        nn.InstanceNorm1d,
+        nn.InstanceNorm2d,
+        nn.LayerNorm,
+        nn.Linear,
+        nn.MaxPool1d,
+        nn.MaxPool2d,
+    }
+)
+_ACTIVATIONS = frozenset(
+    {
+        nn.ELU,
+        nn.GELU,
+        nn.Hardswish,
+        nn.Hardtanh,
+        nn.LeakyReLU,
+        nn.Mish,
+        nn.ReLU,
+        nn.SELU,
+        nn.SiLU,
+        nn.Sigmoid,
+        nn.Softplus,
+        nn.Tanh,
+    }
+)

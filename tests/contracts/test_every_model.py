@@ -15,11 +15,12 @@ from fedlearn.data.dataset import Dataset
 from fedlearn.layout import read_model, write_model
 from fedlearn.models import MODELS, build_model, model_features
 from fedlearn.privacy.discrete_gaussian import discrete_gaussian
+from fedlearn.privacy.guarantee import PrivacyUnit
 from fedlearn.privacy.mechanisms import MECHANISMS
 from fedlearn.privacy.quantization import IntVector
 from fedlearn.training.evaluate import evaluate
 from fedlearn.training.local import record_sum, train_privately
-from fedlearn.training.model_check import check_private_model
+from fedlearn.training.model_check import check_model
 from fedlearn.vector import layout_of, read_parameters, write_parameters
 
 SHAPES = {"linear": (1, 8, 8), "mlp": (1, 8, 8), "cnn": (1, 28, 28), "scatter-linear": (1, 16, 16)}
@@ -50,7 +51,7 @@ def test_the_table_of_shapes_is_complete() -> None:
 @every_model
 def test_it_passes_the_private_check(name: str) -> None:
     data = records(name, 2)
-    check_private_model(build(name, data), input_shape=data.input_shape, classes=2)
+    check_model(build(name, data), input_shape=data.input_shape, classes=2, unit=PrivacyUnit.RECORD)
 
 
 @every_model

@@ -9,6 +9,7 @@ from typing import TypeVar
 import torch
 from torch import Tensor, nn
 
+from fedlearn.training.plain import plain_layers
 from fedlearn.training.stacked.convolution import ConvolutionKernel
 from fedlearn.training.stacked.elementwise import FlattenKernel, ReluKernel, SigmoidKernel, TanhKernel
 from fedlearn.training.stacked.embedding import EmbeddingKernel
@@ -139,18 +140,14 @@ class StackedModel:
 
 
 def stack(model: nn.Module) -> StackedModel | None:
-    """The stacked form of `model`; None where a layer has no kernel, or the model is no plain sequence of layers."""
-    layers = _layers(model)
-    if layers is None:
-        return None
-    kernels = [_kernel(layer) for layer in layers]
+    """The stacked form of `model`; None where a layer has no kernel, or the model is not plain."""
+    layers = plain_layers(model)
+    kernels = [_kernel(layer) for layer in layers or []]
     known = [kernel for kernel in kernels if kernel is not None]
-    owned = [parameter for layer in layers for parameter in layer.parameters()]
-    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    in_order = len(owned) == len(trained) and all(a is b for a, b in zip(owned, trained, strict=True))
-    if len(known) < len(kernels) or not trained or not in_order:
+    parameters = list(model.parameters())
+    if len(known) < len(kernels) or not known or not parameters:
         return None
-    return StackedModel(tuple(known), tuple(_packed_shapes(known, trained)))
+    return StackedModel(tuple(known), tuple(_packed_shapes(known, parameters)))
 
 
 def _packed_shapes(kernels: Sequence[Kernel], parameters: Sequence[nn.Parameter]) -> Iterator[tuple[int, ...]]:
@@ -161,13 +158,6 @@ def _packed_shapes(kernels: Sequence[Kernel], parameters: Sequence[nn.Parameter]
 
 def _joined(parts: Iterable[Tensor]) -> Tensor:
     return torch.cat([part.flatten(1) for part in parts], dim=1)
-
-
-def _layers(model: nn.Module) -> list[nn.Module] | None:
-    if type(model) is not nn.Sequential:
-        return [model] if _kernel(model) is not None else None
-    parts = [_layers(part) for part in model]
-    return None if None in parts else [layer for part in parts if part is not None for layer in part]
 
 
 def _kernel(layer: nn.Module) -> Kernel | None:

@@ -1,0 +1,81 @@
+"""Record by record: the gradient of one record, computed as if it were alone in the world.
+
+A model of a user's own may couple records in ways that no check sees: trim a batch to its longest text, normalize over
+the batch, send records to experts that are full, remember what it saw, or raise on one record and so lose all. Here it
+never sees two records, so there is nothing to check.
+"""
+
+import copy
+import logging
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from torch.nn import functional
+
+from fedlearn.privacy.clipping import Vector
+from fedlearn.vector import layout_of, trained_parameters
+
+__all__ = ["lone_gradient", "sum_in_isolation"]
+
+_log = logging.getLogger(__name__)
+
+_GRID = 1 << 40  # points in a gradient of the bound's length: sums are of integers, exact up to 2^23 records
+
+
+def sum_in_isolation(
+    model: nn.Module, features: NDArray[np.float32], labels: NDArray[np.int64], max_grad_norm: float
+) -> Vector:
+    """The sum of the records' gradients, each computed alone and clipped to L2 norm `max_grad_norm`; (d,) float64.
+
+    `features` is (n, *input_shape), `labels` (n,). The model stays on its device and is not changed: each record has a
+    copy of it, with all attributes and buffers, and begins with the same state of PyTorch's generator. Code that keeps
+    something outside of the model (a global, a variable that a function closes over) can still carry it along.
+
+    Guarantees:
+        one record more moves the sum by at most `max_grad_norm`, and the others' part of it by not one bit: clipped
+        gradients are truncated to a grid, and summed as integers;
+        a record that raises, gives no logits for its label, or whose gradient is not finite counts as zeros.
+    """
+    total = np.zeros(layout_of(model).dimension, dtype=np.int64)
+    absent = 0
+    for index in range(len(labels)):
+        own = copy.deepcopy(model)
+        gradient = _usable_gradient(own, features[index : index + 1], int(labels[index]))
+        if gradient is None:
+            absent += 1
+            continue
+        longest = max(float(torch.linalg.vector_norm(gradient)), max_grad_norm)
+        total += torch.trunc(gradient / longest * _GRID).to(torch.int64).numpy()
+    if absent:
+        _log.warning("%d of %d records give no finite gradient, and count as absent", absent, len(labels))
+    return total.astype(np.float64) * (max_grad_norm / _GRID)
+
+
+def lone_gradient(own: nn.Module, features: NDArray[np.float32], label: int) -> Tensor:
+    """The cross-entropy gradient of one record, (d,) float64 on the CPU; what it does not depend on is zero.
+
+    `features` is (1, *input_shape). `own` is a copy of the model for this record alone. Raises: whatever it raises.
+    """
+    own.train()
+    parameters = trained_parameters(own)
+    first = parameters[0]
+    # A tensor of its own: where a record lies in memory must not choose its kernel, nor an in-place layer write on it.
+    inputs = torch.from_numpy(features).to(first.device, first.dtype, copy=True)
+    devices = [first.device] if first.device.type == "cuda" else []
+    with torch.enable_grad(), torch.random.fork_rng(devices=devices):
+        logits = own(inputs)
+        if logits.shape[0] != 1 or not 0 <= label < logits.shape[1]:  # on a GPU this would end the process
+            raise ValueError(f"logits of shape {tuple(logits.shape)} for one record of class {label}")
+        loss = functional.cross_entropy(logits, torch.tensor([label], device=logits.device))
+        found = torch.autograd.grad(loss, parameters, allow_unused=True, materialize_grads=True)
+    return torch.cat([part.detach().cpu().to(torch.float64).flatten() for part in found])
+
+
+def _usable_gradient(own: nn.Module, features: NDArray[np.float32], label: int) -> Tensor | None:
+    try:
+        gradient = lone_gradient(own, features, label)
+    except (Exception, SystemExit):  # a user's own code; whatever it does about one record is that record's alone
+        return None
+    return gradient if bool(torch.isfinite(torch.linalg.vector_norm(gradient))) else None
