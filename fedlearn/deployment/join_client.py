@@ -26,15 +26,17 @@ def fetch_authority(address: str, pin: bytes) -> Certificate:
 
     Raises:
         RefusedError: it is another one.
-        RunFailedError: nobody answers.
+        RunFailedError: nobody answers, or not to this.
     """
     unverified = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     unverified.minimum_version = ssl.TLSVersion.TLSv1_2
     unverified.check_hostname = False
     unverified.verify_mode = ssl.CERT_NONE
     status, pem = _exchange(address, unverified, "GET", "/authority", None)
+    if status != 200:
+        raise _not_ready(address, status)
     try:
-        authority = Certificate.of(pem) if status == 200 else None
+        authority = Certificate.of(pem)
     except ConfigError:
         authority = None
     if authority is None or authority.fingerprint[:PIN_BYTES] != pin:
@@ -62,6 +64,8 @@ class JoinClient:
     def join(self, sign: Sign) -> dict[str, Any]:
         """The answer to an applicant."""
         status, body = self._post("/join", sign(self._nonce()))
+        if status not in (200, 403):
+            raise _not_ready(self._address, status)
         if status != 200:
             raise RefusedError(
                 f"{self._address} does not accept the code: it is used, expired or withdrawn, or was mistyped; ask the "
@@ -78,12 +82,16 @@ class JoinClient:
         status, body = self._post("/roster", sign(self._nonce()))
         if status == 409:
             return None
+        if status not in (200, 403):
+            raise _not_ready(self._address, status)
         if status != 200:
             raise RefusedError(f"{self._address} does not know this holder as a member; ask the operator")
         return body
 
     def _nonce(self) -> bytes:
-        _, body = self._post("/nonce", {})
+        status, body = self._post("/nonce", {})
+        if status != 200:
+            raise _not_ready(self._address, status)
         try:
             nonce = bytes.fromhex(body.decode("ascii"))
         except ValueError:
@@ -94,6 +102,11 @@ class JoinClient:
 
     def _post(self, path: str, fields: Mapping[str, str]) -> tuple[int, bytes]:
         return _exchange(self._address, self._context, "POST", path, json.dumps(fields).encode())
+
+
+def _not_ready(address: str, status: int) -> RunFailedError:
+    """What an answer means that says nothing of the code, nor of whose server it is."""
+    return RunFailedError(f"{address} answers, and not to the question (HTTP status {status}); try again in a minute")
 
 
 def _exchange(address: str, context: ssl.SSLContext, method: str, path: str, body: bytes | None) -> tuple[int, bytes]:

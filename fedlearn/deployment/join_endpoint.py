@@ -5,12 +5,15 @@ POST /nonce       32 random bytes in hexadecimal, good for one request within a 
 POST /join        an applicant with its proof -> {"address", "name"}
 POST /roster      a member's signature -> roster.toml; 409 while it is not closed
 
-Whatever is wrong, the answer is the same 403: a guess learns nothing but that it was one. Whoever guesses wrong too
-often is not listened to for a minute.
+Whatever is wrong, the answer is the same 403: a guess learns nothing but that it was one. Who proves wrongly too often
+is not listened to for a minute; other noise counts for nothing, and who says nothing holds nobody up
+(`deployment.door`).
 """
 
 import asyncio
 import contextlib
+import hashlib
+import hmac
 import json
 import secrets
 import socket
@@ -23,6 +26,7 @@ import uvicorn
 from fastapi import FastAPI, Request, Response
 
 from fedlearn.crypto.signatures import verify
+from fedlearn.deployment.door import Door, origin_of
 from fedlearn.deployment.federation import Federation
 from fedlearn.deployment.invitation import Applicant, roster_request
 from fedlearn.deployment.server_home import ServerHome
@@ -34,33 +38,43 @@ __all__ = ["JoinEndpoint", "join_app", "listen", "read_applicant"]
 _REFUSED: Final = b"refused"
 _MOST_BYTES: Final = 8192
 _NONCE_SECONDS: Final = 60.0
-_MOST_NONCES: Final = 1024
+_MOST_USED: Final = 1 << 16
 _GUESSES: Final = 5
 _GUESS_SECONDS: Final = 60.0
 _MOST_GUESSERS: Final = 4096
-_CONNECTIONS: Final = 64
 _START_SECONDS: Final = 10.0
 
 
 class _Nonces:
-    """Random bytes that are good once, for a while."""
+    """32 bytes that are good once, for a while. Only those that were used are kept: asking for many costs nobody his.
+
+    moment in microseconds, 8 bytes | 8 random bytes | 16 bytes of HMAC-SHA-256 over them
+    """
 
     def __init__(self, clock: Callable[[], float]) -> None:
-        self._clock, self._given = clock, dict[bytes, float]()
+        self._clock, self._key, self._used = clock, secrets.token_bytes(32), dict[bytes, float]()
 
     def give(self) -> bytes:
-        while len(self._given) >= _MOST_NONCES:
-            self._given.pop(next(iter(self._given)))
-        nonce = secrets.token_bytes(32)
-        self._given[nonce] = self._clock() + _NONCE_SECONDS
-        return nonce
+        start = int(self._clock() * 1e6).to_bytes(8, "big") + secrets.token_bytes(8)
+        return start + self._seal(start)
 
     def take(self, nonce: bytes) -> bool:
-        return self._given.pop(nonce, 0.0) > self._clock()
+        start, now = nonce[:16], self._clock()
+        moment = int.from_bytes(start[:8], "big") / 1e6
+        known = hmac.compare_digest(self._seal(start), nonce[16:])
+        if not known or not moment <= now < moment + _NONCE_SECONDS or nonce in self._used:
+            return False
+        while self._used and (len(self._used) >= _MOST_USED or next(iter(self._used.values())) < now - _NONCE_SECONDS):
+            self._used.pop(next(iter(self._used)))
+        self._used[nonce] = now
+        return True
+
+    def _seal(self, start: bytes) -> bytes:
+        return hmac.new(self._key, start, hashlib.sha256).digest()[:16]
 
 
 class _Guesses:
-    """How often each address was wrong within the last minute."""
+    """How often each origin proved wrongly within the last minute."""
 
     def __init__(self, clock: Callable[[], float]) -> None:
         self._clock, self._wrong = clock, dict[str, list[float]]()
@@ -97,7 +111,7 @@ def join_app(home: ServerHome, federation: Federation, *, clock: Callable[[], fl
             nonce = _bytes(fields, "nonce", 32)
             proof, signature = _bytes(fields, "proof", 32), _bytes(fields, "signature", 64)
             if not nonces.take(nonce):
-                raise RefusedError("a nonce that was not given, or is used")
+                raise ValueError("a nonce that was not given, or is used")
             member = federation.admit(read_applicant(fields), proof, signature, pin=pin, nonce=nonce)
             return Response(json.dumps({"address": home.superlink_address, "name": member.name}))
 
@@ -111,8 +125,9 @@ def join_app(home: ServerHome, federation: Federation, *, clock: Callable[[], fl
             joined = [m.applicant for m in federation.members() if m.applicant and not m.revoked]
             keys = {applicant.client_id: applicant.key for applicant in joined}
             asked = roster_request(pin, client_id, nonce)
-            known = nonces.take(nonce) and client_id in keys
-            if not known or not verify(keys[client_id], signature, purpose="join", message=asked):
+            if not nonces.take(nonce):
+                raise ValueError("a nonce that was not given, or is used")
+            if client_id not in keys or not verify(keys[client_id], signature, purpose="join", message=asked):
                 raise RefusedError("nobody of the members asks")
             content = federation.give_roster(client_id)
             return Response(content) if content is not None else Response(b"open", status_code=409)
@@ -128,15 +143,20 @@ def join_app(home: ServerHome, federation: Federation, *, clock: Callable[[], fl
 
 
 async def _guarded(request: Request, guesses: _Guesses, act: Callable[[Mapping[str, Any]], Response]) -> Response:
-    """What `act` answers; one and the same refusal for everything that is wrong."""
-    address = request.client.host if request.client else ""
-    if guesses.too_many(address):
+    """What `act` answers; one and the same refusal for everything that is wrong.
+
+    Only what was proven wrongly counts as a guess: noise guesses nothing, and must not silence who shares its address.
+    """
+    origin = origin_of(request.client.host if request.client else "")
+    if guesses.too_many(origin):
         return _refusal()
     try:
         return act(json.loads(await _body(request)))
-    except (RefusedError, ConfigError, ValueError, TypeError, KeyError, AttributeError, RecursionError):
-        guesses.wrong(address)
-        return _refusal()
+    except RefusedError:
+        guesses.wrong(origin)
+    except (ConfigError, ValueError, TypeError, KeyError, AttributeError, RecursionError):
+        pass
+    return _refusal()
 
 
 async def _body(request: Request) -> bytes:
@@ -144,7 +164,7 @@ async def _body(request: Request) -> bytes:
     async for part in request.stream():
         body += part
         if len(body) > _MOST_BYTES:
-            raise RefusedError("a request that is too long")
+            raise ValueError("a request that is too long")
     return body
 
 
@@ -187,7 +207,7 @@ class JoinEndpoint:
             ssl_keyfile=home.key_path,
             log_config=None,
             access_log=False,
-            limit_concurrency=_CONNECTIONS,
+            proxy_headers=False,
             timeout_keep_alive=5,
             timeout_graceful_shutdown=2,
             server_header=False,
@@ -195,8 +215,9 @@ class JoinEndpoint:
             lifespan="off",
         )
         self._server = _Quiet(config)
+        door = Door(self._server)
         self._thread = threading.Thread(
-            target=lambda: asyncio.run(self._server.serve(sockets=[listener])), name="join-endpoint", daemon=True
+            target=lambda: asyncio.run(door.serve(listener)), name="join-endpoint", daemon=True
         )
         self._thread.start()
         deadline = time.monotonic() + _START_SECONDS

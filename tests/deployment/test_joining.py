@@ -163,13 +163,43 @@ def test_guesses_are_refused_alike_and_then_not_heard(home, federation, ask, tmp
     (invitation,) = invited(home, "Ada")
     code = Code.from_text(invitation.code)
     guess = Code(os.urandom(16), code.pin, code.address)
-    answers = {ask("/join", application(ask, guess)) for _ in range(3)}
-    answers.add(ask("/join", b"{"))
-    answers.add(ask("/join", b"x" * 9000))
-    assert answers == {(403, b"refused")}
+    assert {ask("/join", application(ask, guess)) for _ in range(5)} == {(403, b"refused")}
     right = application(ask, code)
     assert ask("/join", right) == (403, b"refused")  # even what is right, after five wrong ones
     assert federation.members()[0].applicant is None
+
+
+def test_noise_is_no_guess_and_silences_nobody(home, federation, ask):
+    (invitation,) = invited(home, "Ada")
+    right = application(ask, Code.from_text(invitation.code))
+    noise = [b"{", b"x" * 9000, b"[]", {}, right | {"nonce": "00" * 32}, right | {"nonce": "ff" * 32}] * 3
+    assert {ask(path, fields) for path in ("/join", "/roster") for fields in noise} == {(403, b"refused")}
+    assert ask("/join", right)[0] == 200
+
+
+def test_who_asks_for_many_nonces_takes_away_nobodys(home, federation, ask):
+    (invitation,) = invited(home, "Ada")
+    right = application(ask, Code.from_text(invitation.code))
+    given = {ask("/nonce", {})[1] for _ in range(1100)}
+    assert len(given) == 1100
+    assert ask("/join", right)[0] == 200
+
+
+def test_a_nonce_is_good_for_a_minute(home, federation):
+    (invitation,) = invited(home, "Ada")
+    now = [1000.0]
+    with TestClient(join_app(home, federation, clock=lambda: now[0])) as client:
+
+        def asked(path, fields):
+            answer = client.post(path, content=json.dumps(fields))
+            return answer.status_code, answer.content
+
+        late = application(asked, Code.from_text(invitation.code))
+        now[0] += 60
+        assert asked("/join", late) == (403, b"refused")
+        soon = application(asked, Code.from_text(invitation.code))
+        now[0] += 59
+        assert asked("/join", soon)[0] == 200
 
 
 @pytest.mark.parametrize(
@@ -232,6 +262,8 @@ def test_keys_of_another_member_or_of_a_revoked_one_are_refused(home, federation
 class Between:
     """Listens in the endpoint's place with an authority of its own, and keeps what it is told."""
 
+    status = b"200 OK"
+
     def __init__(self, home, port):
         self.heard = b""
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
@@ -253,7 +285,7 @@ class Between:
         with tls:
             self.heard += tls.recv(65536)
             size = len(self._authority)
-            tls.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n%s" % (size, self._authority))
+            tls.sendall(b"HTTP/1.1 %s\r\nContent-Length: %d\r\n\r\n%s" % (self.status, size, self._authority))
             while part := tls.recv(65536):
                 self.heard += part
 
@@ -273,6 +305,16 @@ def test_somebody_in_between_is_told_nothing(home, tmp_path):
     assert lines[0] == b"GET /authority HTTP/1.1"
     assert {line.partition(b":")[0] for line in lines[1:] if line} <= {b"Host", b"Accept-Encoding"}
     assert not (tmp_path / "a" / "client" / "server.toml").exists()
+
+
+def test_a_server_that_is_too_busy_to_show_its_authority_is_no_alarm(home, tmp_path, monkeypatch):
+    (invitation,) = invited(home, "Ada")
+    between = Between(home, home.join_port)
+    between._authority = b"Service Unavailable"
+    monkeypatch.setattr(between, "status", b"503 Service Unavailable")
+    with pytest.raises(RunFailedError, match=r"answers, and not to the question \(HTTP status 503\); try again"):
+        joining.join(tmp_path / "a", invitation.code)
+    between.close()
 
 
 def test_somebody_in_between_who_shows_the_right_authority_has_no_certificate_of_it(home, tmp_path):
