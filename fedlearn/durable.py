@@ -5,11 +5,12 @@ import os
 import sqlite3
 import stat
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 __all__ = [
     "append_whole",
+    "identity_of_database",
     "is_locked",
     "locked",
     "open_database",
@@ -136,14 +137,48 @@ def is_locked(path: Path) -> bool:
 def open_database(path: Path, schema: str) -> sqlite3.Connection:
     """A SQLite file of which every committed transaction is on disk; transactions are the caller's, in any thread.
 
+    Guarantees: the file and those that SQLite puts beside it are its owner's alone to read, from their creation on and
+    whatever the umask is.
+
     Raises:
         sqlite3.DatabaseError: it is not a database, or cannot be opened.
     """
+    _close_to_others(path)
     database = sqlite3.connect(path, timeout=_BUSY_SECONDS, isolation_level=None, check_same_thread=False)
     database.execute("PRAGMA journal_mode=WAL")
     database.execute("PRAGMA synchronous=FULL")
     database.executescript(schema)
     return database
+
+
+def _close_to_others(path: Path) -> None:
+    """Make a file of mode 0600, or give what is there that mode; SQLite gives it to the files beside it.
+
+    What cannot be done is said by SQLite, or another owner's to do. An existing file is not opened: closing it would
+    give back the locks that SQLite holds on it in this process.
+    """
+    with suppress(OSError):
+        with suppress(FileExistsError):
+            os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
+        for suffix in ("", "-wal", "-shm"):
+            with suppress(FileNotFoundError):
+                path.with_name(path.name + suffix).chmod(0o600)
+
+
+def identity_of_database(path: Path) -> tuple[tuple[int, int] | None, ...]:
+    """Which files an open database's path and its journal's lead to now: device and number, None where to none.
+
+    While a process has the database open neither changes, unless somebody takes a file away.
+    """
+    return tuple(_identity(path.with_name(path.name + suffix)) for suffix in ("", "-wal"))
+
+
+def _identity(path: Path) -> tuple[int, int] | None:
+    try:
+        status = path.stat()
+    except OSError:
+        return None
+    return status.st_dev, status.st_ino
 
 
 def open_database_to_read(path: Path) -> sqlite3.Connection:

@@ -4,7 +4,7 @@ import sqlite3
 import threading
 from pathlib import Path
 
-from fedlearn.durable import open_database
+from fedlearn.durable import identity_of_database, open_database
 from fedlearn.errors import ProtocolError, RefusedError
 
 __all__ = ["Positions"]
@@ -34,6 +34,7 @@ class Positions:
             self._database = open_database(path, _SCHEMA)
         except sqlite3.DatabaseError as error:
             raise RefusedError(f"{path}: the ledger cannot be opened ({error}); nothing is answered") from None
+        self._identity = identity_of_database(path)
 
     def close(self) -> None:
         """Close the file."""
@@ -45,8 +46,12 @@ class Positions:
 
         Raises:
             ProtocolError: it is there already, or further.
-            RefusedError: the file cannot be written.
+            RefusedError: the file cannot be written, or was removed or replaced.
         """
+        if identity_of_database(self._path) != self._identity:
+            raise RefusedError(
+                f"{self._path}: the ledger was removed or replaced while it was open; nothing is answered"
+            )
         try:
             with self._lock:
                 moved = self._database.execute(_ADVANCE, (dataset_id, session, round_number, attempt)).rowcount

@@ -1,8 +1,13 @@
 """An older ledger copied back, or one without its count: noticed, refused in one sentence, and never by mistake."""
 
 import json
+import os
 import shutil
 import sqlite3
+import stat
+import subprocess
+import sys
+import threading
 
 import pytest
 from test_ledger import a_budget, a_release
@@ -10,6 +15,7 @@ from test_ledger import a_budget, a_release
 from fedlearn import durable
 from fedlearn.errors import RefusedError
 from fedlearn.ledger import Ledger
+from fedlearn.positions import Positions
 
 
 @pytest.fixture
@@ -94,6 +100,84 @@ def test_rows_taken_from_the_end_of_an_open_ledger_are_noticed_before_the_next_i
     database.close()
     with pytest.raises(RefusedError, match="older copy, with 2 of the 3 rows"):
         ledger.reserve([a_release(1)])
+
+
+def replaced_by_a_copy(path):
+    """The same bytes, journal and all, as a backup that is put back leaves them."""
+    for part in list(path.parent.glob("ledger.db*")):
+        content = part.read_bytes()
+        part.unlink()
+        part.write_bytes(content)
+
+
+TAKEN_AWAY = {
+    "removed": lambda path: path.unlink(),
+    "moved": lambda path: path.rename(path.with_name("aside.db")),
+    "replaced by a copy": replaced_by_a_copy,
+    "replaced by a link": lambda path: (copied(path, "copy"), path.unlink(), path.symlink_to("../copy")),
+    "its journal removed": lambda path: path.with_name("ledger.db-wal").unlink(),
+}
+
+
+@pytest.mark.parametrize("how", TAKEN_AWAY)
+def test_a_ledger_that_is_taken_away_while_it_is_open_is_noticed_before_the_next_row(path, how):
+    ledger = opened(path, rounds=[0])
+    (reserved,) = ledger.reserve([a_release(1)])
+    TAKEN_AWAY[how](path)
+    for act in (
+        lambda: ledger.reserve([a_release(2)]),
+        lambda: ledger.release([reserved]),
+        lambda: ledger.void([reserved]),
+    ):
+        with pytest.raises(RefusedError, match=r"ledger\.db: the ledger was removed or replaced while it was open"):
+            act()
+
+
+def test_a_position_is_not_moved_in_a_file_that_was_taken_away(path):
+    positions = Positions(path)
+    positions.advance("d", "s", 0, 0)
+    path.unlink()
+    with pytest.raises(RefusedError, match="removed or replaced while it was open; nothing is answered"):
+        positions.advance("d", "s", 0, 1)
+
+
+@pytest.mark.parametrize("before", ["new", "made readable by an older version"])
+def test_ledger_journal_and_count_are_their_owners_alone_whatever_the_umask_is(path, before):
+    umask = os.umask(0)
+    try:
+        if before != "new":
+            opened(path, rounds=[0]).close()
+            for file in path.parent.iterdir():
+                file.chmod(0o666)
+        ledger, positions = opened(path, rounds=[5]), Positions(path)
+        positions.advance("d", "s", 0, 0)
+        modes = {file.name: oct(stat.S_IMODE(file.stat().st_mode)) for file in path.parent.iterdir()}
+        names = ("ledger.db", "ledger.db-shm", "ledger.db-wal", "ledger.db.count")
+        assert modes == dict.fromkeys(names, "0o600")
+        ledger.close()
+    finally:
+        os.umask(umask)
+
+
+def test_whoever_opens_the_file_once_more_leaves_the_locks_of_the_first(path):
+    """Closing any descriptor of a file gives back the locks that the process has on it, SQLite's too."""
+    ledger = opened(path)
+    code = "import sqlite3, sys; sqlite3.connect(sys.argv[1], timeout=0.1).execute('BEGIN IMMEDIATE')"
+    started, done = threading.Event(), threading.Event()
+
+    def hold():
+        with ledger._file.transaction():
+            started.set()
+            done.wait(30)
+
+    holding = threading.Thread(target=hold)
+    holding.start()
+    started.wait(30)
+    durable.open_database(path, "").close()
+    ended = subprocess.run([sys.executable, "-c", code, str(path)], capture_output=True, text=True, check=False)
+    done.set()
+    holding.join()
+    assert "database is locked" in ended.stderr
 
 
 def test_a_crash_before_the_count_is_no_false_alarm_and_the_next_opening_counts(path, monkeypatch):

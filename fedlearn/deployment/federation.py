@@ -79,7 +79,6 @@ class Federation:
         self._lock = threading.Lock()
         try:
             self._database = open_database(path, _SCHEMA)
-            path.chmod(0o600)
         except sqlite3.DatabaseError as error:
             raise ConfigError(f"{path}: not a book of members ({error}); restore it from a backup") from None
 

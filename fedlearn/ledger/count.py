@@ -69,7 +69,7 @@ def write_count(ledger: Path, count: Count) -> None:
     """
     path = count_path(ledger)
     try:
-        write_whole(path, count.to_bytes())
+        write_whole(path, count.to_bytes(), mode=0o600)
     except OSError as error:
         raise RefusedError(f"{path}: cannot be written ({error.strerror}); nothing is released") from None
 

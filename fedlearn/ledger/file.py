@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from fedlearn.durable import open_database
+from fedlearn.durable import identity_of_database, open_database
 from fedlearn.errors import RefusedError
 from fedlearn.ledger.books import Books
 from fedlearn.ledger.count import Count, check_count, read_count, write_count
@@ -26,7 +26,9 @@ class LedgerFile:
         inside a transaction the books are those of all rows on disk and of those appended, and nobody else appends;
         a transaction that fails leaves no row, and one that ended is on disk;
         a row that was changed, inserted or taken out is noticed on opening;
-        a file that is behind its count, or behind what this process read, is refused.
+        a file that is behind its count, or behind what this process read, is refused;
+        once the file was removed or another one put in its place, every transaction is refused;
+        file, journal and count are their owner's alone to read.
 
     Raises:
         RefusedError: the file is not a ledger, was changed, is an older copy, or came without its count.
@@ -42,6 +44,7 @@ class LedgerFile:
             self._database = open_database(path, SCHEMA)
         except sqlite3.DatabaseError as error:
             raise RefusedError(f"{path}: the ledger cannot be opened ({error}); nothing is released") from None
+        self._identity = identity_of_database(path)
         try:
             self.count()
         except BaseException:
@@ -67,10 +70,12 @@ class LedgerFile:
             committed = None
             try:
                 self._database.execute("BEGIN IMMEDIATE")
+                self._check_identity()
                 self._catch_up()
                 committed = self.books.seq
                 yield
                 self._database.execute("COMMIT")
+                self._check_identity()
             except BaseException as error:
                 if self._database.in_transaction:
                     self._database.execute("ROLLBACK")
@@ -123,6 +128,14 @@ class LedgerFile:
         with self.transaction():
             self._database.execute("INSERT OR IGNORE INTO salts VALUES (1, ?)", (os.urandom(32),))
             return bytes(self._database.execute("SELECT salt FROM salts").fetchone()[0])
+
+    def _check_identity(self) -> None:
+        """SQLite goes on with files that have no name any more, and what is booked there is lost with them."""
+        if identity_of_database(self._path) != self._identity:
+            raise RefusedError(
+                f"{self._path}: the ledger was removed or replaced while it was open; nothing is released until it is "
+                "put back with its count and the agent is started again"
+            )
 
     def _catch_up(self) -> None:
         """Read what other processes wrote; refuse a file that is behind what was counted, or behind what was read."""
