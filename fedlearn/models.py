@@ -25,6 +25,7 @@ from fedlearn.data.dataset import Dataset
 from fedlearn.data.feature_cache import cached
 from fedlearn.data.scattering import SCATTERING, Progress, scatter, scattering_shape
 from fedlearn.errors import ConfigError
+from fedlearn.vector import trained_parameters
 
 __all__ = ["MODELS", "Builder", "build_model", "model_features"]
 
@@ -113,7 +114,7 @@ def build_model(
             model = builder(input_shape=tuple(input_shape), classes=classes, **options)
         except ConfigError:
             raise
-        except Exception as error:  # a user's own code may raise anything
+        except (Exception, SystemExit) as error:  # a user's own code may raise anything
             raise ConfigError(f'model.name is "{name}", whose builder failed: {_said(error)}') from error
     return _checked(name, model)
 
@@ -167,7 +168,7 @@ def _own_builder(name: str, search: Sequence[Path]) -> Builder:
         with _importable(search):
             importlib.invalidate_caches()
             module = importlib.import_module(module_name)
-    except Exception as error:  # a user's own code may raise anything
+    except (Exception, SystemExit) as error:  # a user's own code may raise anything
         if isinstance(error, ModuleNotFoundError) and f"{module_name}.".startswith(f"{error.name}."):
             raise ConfigError(_not_found(name, error.name or module_name)) from error
         raise ConfigError(f'model.name is "{name}", but importing {module_name} failed: {_said(error)}') from error
@@ -198,20 +199,26 @@ def _not_found(name: str, missing: str) -> str:
 
 def _said(error: BaseException) -> str:
     """An exception as part of a sentence."""
+    if isinstance(error, SystemExit):
+        return "it ended the program (sys.exit, or an argument that argparse missed); options come from model.options"
     text = " ".join(str(error).split())
     return f"{type(error).__name__}: {text}" if text else type(error).__name__
 
 
 @contextmanager
 def _importable(search: Sequence[Path]) -> Iterator[None]:
-    """Let `import` find the modules in the folders of `search`, before those of the environment."""
+    """Let `import` find the modules in the folders of `search`, before those of the environment.
+
+    Code that parses the command line, as a script's does, finds it empty: it is this program's, not the model's.
+    """
     folders = [str(folder.resolve()) for folder in search]
-    before = list(sys.path)
+    before, arguments = list(sys.path), list(sys.argv)
     sys.path[:0] = folders
+    del sys.argv[1:]
     try:
         yield
     finally:
-        sys.path[:] = before
+        sys.path[:], sys.argv[:] = before, arguments
 
 
 def _check_options(name: str, builder: Builder, options: Mapping[str, object]) -> None:
@@ -233,6 +240,7 @@ def _checked(name: str, model: object) -> nn.Module:
         raise ConfigError(
             f'model.name is "{name}", whose parameter {unsized[0]} has no size yet; give its layer all sizes'
         )
-    if next(model.parameters(), None) is None:
-        raise ConfigError(f'model.name is "{name}", which has no parameters; there is nothing to train')
+    if not trained_parameters(model):
+        frozen = " but frozen ones" if next(model.parameters(), None) is not None else ""
+        raise ConfigError(f'model.name is "{name}", which has no parameters{frozen}; there is nothing to train')
     return model

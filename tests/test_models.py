@@ -13,6 +13,8 @@ from fedlearn.models import build_model, model_features
 from fedlearn.vector import layout_of, read_parameters
 
 OWN = """
+import argparse
+import sys
 from torch import nn
 from own_layers_NAME import width
 
@@ -24,6 +26,17 @@ def any_option(*, input_shape, classes, **options):
 
 def nothing(*, input_shape, classes):
     return None
+
+def parsing(*, input_shape, classes):
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--hidden", type=int, default=5)
+    return small(input_shape=input_shape, classes=classes, hidden=parser.parse_args().hidden)
+
+def leaving(*, input_shape, classes):
+    sys.exit(3)
+
+def frozen(*, input_shape, classes):
+    return nn.Linear(12, classes).requires_grad_(False)
 
 def empty(*, input_shape, classes):
     return nn.Flatten()
@@ -101,7 +114,9 @@ REFUSED = [
     ("OWN:nothing", {}, "gave NoneType; expected an nn.Module"),
     ("OWN:empty", {}, "has no parameters; there is nothing to train"),
     ("OWN:lazy", {}, "parameter weight has no size yet; give its layer all sizes"),
+    ("OWN:frozen", {}, "has no parameters but frozen ones; there is nothing to train"),
     ("OWN:failing", {}, "whose builder failed: ValueError: no such width"),
+    ("OWN:leaving", {}, "whose builder failed: it ended the program .*; options come from model.options"),
     ("OWN:small", {"hiden": 3}, "model.options.hiden is not an option of the model .*; expected hidden"),
     (
         "no_such_package.models:build",
@@ -125,11 +140,22 @@ def test_a_model_that_cannot_be_built_is_one_sentence(name, options, sentence, o
     assert "\n" not in str(refusal.value)
 
 
+def test_code_that_parses_the_command_line_finds_it_empty(
+    own: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["fedlearn", "simulate", "run.toml"])
+    assert layout_of(build(f"{own}:parsing", search=(tmp_path,))).shapes[0] == (5, 12)
+    assert sys.argv == ["fedlearn", "simulate", "run.toml"]
+
+
 def test_a_module_that_cannot_be_imported_is_one_sentence(tmp_path: Path) -> None:
     (tmp_path / "own_broken.py").write_text("def build(:\n")
+    (tmp_path / "own_script.py").write_text("raise SystemExit(0)\n")
     (tmp_path / "own_needy.py").write_text("import no_such_library\n")
     with pytest.raises(ConfigError, match="importing own_broken failed: SyntaxError"):
         build("own_broken:build", search=(tmp_path,))
+    with pytest.raises(ConfigError, match="importing own_script failed: it ended the program"):
+        build("own_script:build", search=(tmp_path,))
     with pytest.raises(ConfigError, match=r"importing own_needy failed: ModuleNotFoundError: .*no_such_library"):
         build("own_needy:build", search=(tmp_path,))
 

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
@@ -28,6 +29,25 @@ def test_parameters_survive_the_vector():
     write_parameters(model, vector)
     np.testing.assert_array_equal(read_parameters(model), vector)
     np.testing.assert_array_equal(model.z.weight.detach().numpy(), [[0, 1], [2, 3], [4, 5]])
+
+
+def test_a_frozen_parameter_is_not_in_the_vector_and_stays_as_it_is():
+    model = named_out_of_order()
+    model.z.weight.requires_grad_(False)
+    before = model.z.weight.clone()
+    assert layout_of(model).names == ("z.bias", "a.weight", "a.bias")
+    write_parameters(model, np.arange(7.0))
+    np.testing.assert_array_equal(read_parameters(model), np.arange(7.0))
+    assert (model.z.weight == before).all()
+
+
+def test_a_parameter_without_dimensions_survives_the_vector_and_its_bytes():
+    model = nn.Module()
+    model.scale, model.bias = nn.Parameter(torch.tensor(2.0)), nn.Parameter(torch.zeros(2))
+    vector = np.array([3.0, 4.0, 5.0])
+    write_parameters(model, read_model(write_model(vector, layout_of(model)), layout_of(model)))
+    np.testing.assert_array_equal(read_parameters(model), vector)
+    assert model.scale.shape == ()
 
 
 def test_split_and_join_are_inverse_whatever_the_order_of_the_mapping():

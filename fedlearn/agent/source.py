@@ -13,9 +13,11 @@ from fedlearn.config import RunConfig
 from fedlearn.data import load_dataset
 from fedlearn.data.dataset import Column, DataOptions, Dataset
 from fedlearn.data.tables import empty_records
+from fedlearn.errors import ConfigError
 from fedlearn.holder_policy import HolderPolicy
 from fedlearn.models import build_model, model_features
 from fedlearn.privacy.mechanisms import MECHANISMS
+from fedlearn.training.bounded import BoundedTensors, check_entries
 from fedlearn.training.model_check import check_model
 from fedlearn.vector import layout_of
 
@@ -81,13 +83,21 @@ class Source:
 
 
 def model_dimension(config: RunConfig, like: Dataset, *, search: Sequence[Path]) -> int:
-    """Entries of the model for records `like` these, counted without memory for them.
+    """Entries of the model for records `like` these, counted without memory for them where its builder allows that.
+
+    A builder that reads a value of a tensor (`.item()`) needs memory; then it may make so many entries and no more.
 
     Raises:
-        ConfigError: it cannot be built.
+        ConfigError: it cannot be built, or is too large with all that is frozen in it.
     """
-    with torch.device("meta"):
-        return layout_of(_build(config, like, search)).dimension
+    try:
+        with torch.device("meta"):
+            model = _build(config, like, search)
+    except ConfigError:
+        with BoundedTensors():
+            model = _build(config, like, search)
+    check_entries(sum(tensor.numel() for tensor in (*model.parameters(), *model.buffers())))
+    return layout_of(model).dimension
 
 
 def start_model(config: RunConfig, like: Dataset, *, search: Sequence[Path]) -> nn.Module:

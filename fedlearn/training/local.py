@@ -17,7 +17,7 @@ from fedlearn.privacy.quantization import IntVector, truncate
 from fedlearn.privacy.sampling import poisson_sample
 from fedlearn.training.device import in_memory, one_thread
 from fedlearn.training.record_sums import clipped_gradient_sum
-from fedlearn.vector import read_parameters, write_parameters
+from fedlearn.vector import read_parameters, trained_parameters, write_parameters
 
 __all__ = ["StepNoise", "SumAlone", "batches", "record_sum", "step_units", "train_privately", "train_update"]
 
@@ -115,16 +115,18 @@ def train_update(
 
     Guarantees:
         without records the update is exactly zero;
-        the same seed gives the same update;
+        the same seed gives the same update, of a model with dropout too; PyTorch's generator is left as it was;
         where memory does not suffice for a batch, its gradient is computed in parts.
     """
     if len(records) == 0:
         return np.zeros_like(weights)
-    with one_thread():
+    drawing = [device] if device.startswith("cuda") else []
+    with one_thread(), torch.random.fork_rng(devices=drawing):
+        torch.manual_seed(_one_number(seed))  # noqa: TID251 - dropout of modes whose unit is the client
         write_parameters(model.to(device), weights)
         start = read_parameters(model)
         model.train()
-        parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
+        parameters = trained_parameters(model)
         size = batch_size
         for chosen in batches(len(records), batch_size, local_steps, seed):
             batch = records.take(chosen)
@@ -151,6 +153,11 @@ def _gradients(
         total = list(part) if total is None else [_added(a, b) for a, b in zip(total, part, strict=True)]
     assert total is not None, "a batch has a record"
     return total
+
+
+def _one_number(seed: Sequence[int]) -> int:
+    """A seed of several numbers as the one that PyTorch takes."""
+    return int(np.random.SeedSequence(seed).generate_state(1, np.uint64)[0])  # noqa: TID251 - as for batches
 
 
 def _added(left: Tensor | None, right: Tensor | None) -> Tensor | None:

@@ -1,6 +1,7 @@
 """One check that a model can be trained as its mode trains, before any record is read."""
 
 import copy
+import textwrap
 
 import torch
 from torch import Tensor, nn
@@ -16,6 +17,7 @@ from fedlearn.vector import layout_of, trained_parameters
 
 __all__ = ["check_model"]
 
+_LONGEST_REASON = 160  # characters
 _MADE_UP = 8  # records, so that a model which sends them to experts has some for each
 _TOLERANCE = (
     1e-3  # of a gradient's norm: above the rounding of float32, far below what a layer that couples records does
@@ -56,9 +58,6 @@ def check_model(model: nn.Module, *, input_shape: tuple[int, ...], classes: int,
 
 
 def _refuse_parameters(model: nn.Module, *, by_record: bool) -> None:
-    trained = trained_parameters(model)
-    if not trained:
-        raise ConfigError("every parameter of the model is frozen; there is nothing to train")
     for name, parameter in model.named_parameters():
         if not parameter.is_floating_point():
             raise ConfigError(
@@ -204,4 +203,5 @@ def _refuse_differences(model: nn.Module, first: Tensor, second: Tensor, what: s
 
 
 def _said(error: Exception) -> str:
-    return " ".join(str(error).split()) or type(error).__name__
+    """As much of an error as fits into a sentence; PyTorch's go on with hints."""
+    return textwrap.shorten(str(error), _LONGEST_REASON, placeholder=" ...") or type(error).__name__

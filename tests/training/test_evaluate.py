@@ -53,6 +53,14 @@ def test_a_model_whose_layers_fit_together_in_another_way_is_scored_as_it_is() -
     assert evaluate(model, IDENTITY, data, device="cpu").accuracy == 0.5
 
 
+def test_a_layer_that_works_in_place_leaves_the_records_as_they_are() -> None:
+    data = as_logits([0, 1, 2], [0, 1, 2])
+    data.features[:] -= 0.5
+    kept = data.features.copy()
+    evaluate(nn.Sequential(nn.Hardswish(inplace=True), nn.Linear(3, 3)), IDENTITY, data, device="cpu")
+    np.testing.assert_array_equal(data.features, kept)
+
+
 def test_a_model_is_scored_in_eval_mode_and_goes_back_to_its_own() -> None:
     model = nn.Sequential(nn.Dropout(0.9), nn.Linear(3, 3)).train()
     assert evaluate(model, IDENTITY, as_logits([0, 1, 2] * 9, [0, 1, 2] * 9), device="cpu").accuracy == 1

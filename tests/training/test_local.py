@@ -191,6 +191,28 @@ def test_the_seed_decides_the_batches() -> None:
     assert not np.array_equal(first, other)
 
 
+def test_dropout_draws_from_the_seed_of_the_batches_and_leaves_pytorchs_generator_alone() -> None:
+    model = nn.Sequential(nn.Flatten(), nn.Linear(12, 8), nn.Dropout(0.5), nn.Linear(8, 3))
+    torch.manual_seed(7)
+    state = torch.get_rng_state()
+    first = update_of(model, records(8), seed=(5, 1))
+    assert torch.equal(torch.get_rng_state(), state)
+    torch.manual_seed(8)
+    model = nn.Sequential(*model)
+    write_parameters(model, read_parameters(model) - first)
+    assert np.array_equal(update_of(model, records(8), seed=(5, 1)), first)
+    write_parameters(model, read_parameters(model) - first)
+    assert not np.array_equal(update_of(model, records(8), seed=(5, 2)), first)
+
+
+def test_a_frozen_layer_is_trained_around() -> None:
+    model = network()
+    model[0].requires_grad_(False)
+    before = model[0].weight.clone()
+    assert np.abs(update_of(model, records(8))).min() > 0
+    assert torch.equal(model[0].weight, before)
+
+
 def test_a_small_client_uses_all_its_records_in_each_step() -> None:
     model, data = linear().double(), records(5)
     expected, rate = linear().double(), 0.1

@@ -154,7 +154,6 @@ REFUSED: list[tuple[Callable[[], nn.Module], str]] = [
     (lambda: Given(lambda logits: logits.detach()), "the model has no gradient"),
     (lambda: Given(lambda logits: logits.argmax(1)[:, None] + torch.arange(3)), "gives logits of torch.int64"),
     (Unreal, "parameter weight is of torch.complex64; expected real numbers"),
-    (lambda: Around(nn.Identity()).requires_grad_(False), "every parameter of the model is frozen"),
     (lambda: nn.Sequential(nn.Flatten(), nn.utils.weight_norm(nn.Linear(36, 3))), "parametrizations.weight_norm"),
 ]
 
