@@ -16,7 +16,7 @@ from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from typing import Any, Final
 
-__all__ = ["SOCKET_VARIABLE", "altered", "go_directly", "main", "program_through_socket"]
+__all__ = ["SOCKET_VARIABLE", "altered", "go_directly", "main", "program_through_socket", "replace_in"]
 
 # In the environment of whoever is to reach its server so: the path of the socket.
 SOCKET_VARIABLE: Final = "FEDLEARN_FLOWER_SOCKET"
@@ -25,6 +25,19 @@ SOCKET_VARIABLE: Final = "FEDLEARN_FLOWER_SOCKET"
 def altered(module: ModuleType, **replaced: object) -> SimpleNamespace:
     """A module as a part of Flower's is to see it: some names of it replaced, for that part alone."""
     return SimpleNamespace(**{**vars(module), **replaced})
+
+
+def replace_in(module: Any, **replaced: object) -> None:
+    """Give a module of Flower's other values of its own names.
+
+    Raises:
+        ImportError: it has no such name: this Flower does it in another way, so the replacement would do nothing, and a
+            port that nobody guards might be open instead.
+    """
+    for name, value in replaced.items():
+        if name not in vars(module):
+            raise ImportError(f"{module.__name__} of this Flower has no {name}; install the flwr of requirements.lock")
+        setattr(module, name, value)
 
 
 def go_directly(socket: Path | None) -> None:
@@ -40,8 +53,7 @@ def go_directly(socket: Path | None) -> None:
         transport = httpx.HTTPTransport(verify=verify, trust_env=False, uds=path)
         return httpx.Client(transport=transport, trust_env=False, **options)
 
-    module: Any = client
-    module.httpx = altered(httpx, Client=direct_client)
+    replace_in(client, httpx=altered(httpx, Client=direct_client))
 
 
 def program_through_socket(*command: str) -> list[str]:

@@ -20,7 +20,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, Final
 
-from fedlearn.flower.own_socket import SOCKET_VARIABLE, altered, go_directly, program_through_socket
+from fedlearn.flower.own_socket import SOCKET_VARIABLE, altered, go_directly, program_through_socket, replace_in
 
 __all__ = ["main", "popen_superexec"]
 
@@ -81,10 +81,9 @@ def main() -> None:
 
     go_directly(Path(os.environ[SOCKET_VARIABLE]))
     _show([_NAME, *sys.argv[1:]])
-    executor: Any = subprocess_executor
-    loop: Any = run_superexec
     forking = _Forking()
-    executor.subprocess, loop.time = altered(subprocess, Popen=forking.popen), altered(time, sleep=forking.sleep)
+    replace_in(subprocess_executor, subprocess=altered(subprocess, Popen=forking.popen))
+    replace_in(run_superexec, time=altered(time, sleep=forking.sleep))
     flower_superexec()
 
 

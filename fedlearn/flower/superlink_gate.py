@@ -23,7 +23,7 @@ from typing import Any, Final
 
 import uvicorn
 
-from fedlearn.flower.own_socket import SOCKET_VARIABLE, altered
+from fedlearn.flower.own_socket import SOCKET_VARIABLE, altered, replace_in
 from fedlearn.flower.process_tree import adopt_orphans, end_with_input
 from fedlearn.flower.superexec import popen_superexec
 
@@ -115,11 +115,9 @@ def main() -> None:
     adopt_orphans()
     threading.Thread(target=end_with_input, daemon=True).start()
     others = extensions.get_middleware()
-    extensions.get_middleware = lambda: (Middleware(Gate, own_socket=own_socket), *others)
-    cli.subprocess = altered(subprocess, Popen=popen_superexec)
-    cli.uvicorn = altered(
-        uvicorn, run=lambda app, **options: serve(app, own_socket=own_socket, with_port=with_port, **options)
-    )
+    replace_in(extensions, get_middleware=lambda: (Middleware(Gate, own_socket=own_socket), *others))
+    own = altered(uvicorn, run=lambda app, **options: serve(app, own_socket=own_socket, with_port=with_port, **options))
+    replace_in(cli, subprocess=altered(subprocess, Popen=popen_superexec), uvicorn=own)
     cli.flower_superlink()
 
 

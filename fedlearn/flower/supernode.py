@@ -23,7 +23,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, Final
 
-from fedlearn.flower.own_socket import SOCKET_VARIABLE, altered, go_directly
+from fedlearn.flower.own_socket import SOCKET_VARIABLE, altered, go_directly, replace_in
 from fedlearn.flower.process_tree import adopt_orphans, descendants, end_descendants, end_with_input, is_stopped
 from fedlearn.flower.programs import private_folder
 from fedlearn.flower.superexec import popen_superexec
@@ -118,17 +118,15 @@ def main() -> None:
     threading.Thread(target=end_with_input, daemon=True).start()
     threading.excepthook = lambda told: _break(f"a thread has ended with {told.exc_type.__name__}")
     watch = Watch(_below, lambda: any(is_stopped(process) for process in descendants(os.getpid())))
-    loop: Any = start_client_internal
     # Short pauses find a message soon; a call that is answered 401 ends the process, and would not say why.
-    loop.time = altered(time, sleep=lambda seconds: time.sleep(min(seconds, watch.pause())))
-    loop.subprocess = altered(subprocess, Popen=popen_superexec)
-    callers: tuple[Any, ...] = (http_retry, fleet_http_connection)
-    for caller in callers:
-        caller.os = altered(os, kill=_tell_and_kill)
+    pausing = altered(time, sleep=lambda seconds: time.sleep(min(seconds, watch.pause())))
+    replace_in(start_client_internal, time=pausing, subprocess=altered(subprocess, Popen=popen_superexec))
+    for caller in (http_retry, fleet_http_connection):
+        replace_in(caller, os=altered(os, kill=_tell_and_kill))
     _tell_polls(start_client_internal, watch.polled)
     threading.Thread(target=_look_after, args=(watch,), daemon=True).start()
     go_directly(None)
-    cli.uvicorn = altered(cli.uvicorn, Config=_at_own_socket)
+    replace_in(cli, uvicorn=altered(cli.uvicorn, Config=_at_own_socket))
     give_pulse(watch.is_well, watch.is_starting)
     try:
         cli.flower_supernode()
@@ -165,7 +163,7 @@ def _tell_polls(module: Any, polled: Callable[[float | None], None]) -> None:
 
         return original(receive=receive_and_tell, **others)
 
-    module._pull_and_store_message = pull_and_tell
+    replace_in(module, _pull_and_store_message=pull_and_tell)
 
 
 def _look_after(watch: Watch) -> None:

@@ -7,12 +7,15 @@ import subprocess
 import sys
 import threading
 import time
+import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from flwr.supercore.retry import http_retry
+from packaging.requirements import Requirement
 
-from fedlearn.flower.own_socket import SOCKET_VARIABLE
+from fedlearn.flower.own_socket import SOCKET_VARIABLE, replace_in
 from fedlearn.flower.process_tree import descendants
 from fedlearn.flower.programs import flower_environment, private_folder
 
@@ -129,6 +132,11 @@ def test_flowers_programs_are_told_of_no_proxy(tmp_path: Path, monkeypatch: pyte
     assert told == set(), json.dumps(sorted(told))
 
 
+def test_a_flower_in_which_a_replacement_would_do_nothing_is_refused() -> None:
+    with pytest.raises(ImportError, match=r"http_retry of this Flower has no uvicorn; install the flwr of"):
+        replace_in(http_retry, uvicorn=None)
+
+
 def test_sockets_have_room_however_deep_the_temporary_folder_is(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -141,3 +149,11 @@ def test_sockets_have_room_however_deep_the_temporary_folder_is(
     assert folder.stat().st_mode & 0o777 == 0o700
     (folder / "superlink.sock").unlink()
     folder.rmdir()
+
+
+def test_a_flower_that_was_not_tried_is_not_installed() -> None:
+    project = tomllib.loads((Path(__file__).parents[2] / "pyproject.toml").read_text())["project"]
+    declared = [Requirement(line) for line in [*project["dependencies"], *project["optional-dependencies"]["ray"]]]
+    ranges = [requirement.specifier for requirement in declared if requirement.name == "flwr"]
+    tried = [[version in allowed for version in ("1.40.0", "1.41.0", "1.42.0", "1.43.0")] for allowed in ranges]
+    assert tried == [[False, True, True, False]] * 2
