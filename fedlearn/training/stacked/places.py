@@ -110,8 +110,11 @@ def checked_places(model: nn.Module, *, input_shape: tuple[int, ...], classes: i
     dimension = trainer.layout.dimension
     for chunks in sorted({1, max(1, min(_MOST_CHUNKS, _ENTRIES // (_PLACES * dimension)))}, reverse=True):
         found = PlacedSums(trainer, chunks)
-        if _holds(found, read_parameters(model), input_shape, classes):
-            return found
+        try:
+            if _holds(found, read_parameters(model), input_shape, classes):
+                return found
+        except Exception:  # a device without float64, or with too little memory
+            _log.exception("the model's kernels fail on this device")
     _log.warning("this machine's kernels treat records by their place; each record is computed by itself")
     return None
 
