@@ -128,6 +128,8 @@ def _holds(sums: PlacedSums, start: Vector, input_shape: tuple[int, ...], classe
         )
         targets = (torch.arange(sums.chunks * _PLACES).view(shape) * 7 % classes).to(trainer.device)
         place = torch.arange(_PLACES, device=trainer.device)
+        # What a function may take another way for: saturated, or so small that the type has few bits left.
+        strange = torch.where(place % 2 > 0, 1e6, 1e-41).view(-1, *[1] * len(input_shape)).to(trainer.dtype)
         for weights in _on_ties(start, trainer.layout.shapes):
             row = trainer.packed(torch.from_numpy(weights)).to(trainer.device, trainer.dtype)
             rows = row.repeat(sums.chunks, 1)
@@ -135,7 +137,7 @@ def _holds(sums: PlacedSums, start: Vector, input_shape: tuple[int, ...], classe
                 kept = ((place >> bit) & 1).bool()
                 present = kept.to(trainer.dtype).repeat(sums.chunks, 1)
                 expected = trainer.model.clipped_sum(rows, inputs, targets, present, 1.0)
-                for filler in (others, zeros):
+                for filler in (others, zeros, others * strange):
                     mixed = torch.where(kept.view(1, -1, *[1] * len(input_shape)), inputs, filler)
                     x, y, p = (part.roll(1, dims=0) for part in (mixed, targets, present))
                     found = trainer.model.clipped_sum(rows, x, y, p, 1.0).roll(-1, dims=0)
