@@ -6,14 +6,16 @@ The loss is the cross-entropy of the model's logits. There are three ways to the
   product of norms.
 * A plain sequence of layers that Opacus knows, each by its exact type to compute records by themselves, goes through
   Opacus' hooks, many records at once.
-* Every other model is computed record by record, in isolation.
+* Every other model is computed record by record, in isolation: by `torch.func.vmap` where it can follow the model, and
+  gives what a single record gives, and otherwise one after the other.
 
 A model whose layers all have a kernel comes here only to be compared (`training.stacked`).
 """
 
+import copy
 import math
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import numpy as np
 import torch
@@ -24,12 +26,13 @@ from torch.nn import functional
 from fedlearn.errors import ConfigError
 from fedlearn.privacy.clipping import Vector
 from fedlearn.training.device import in_memory
-from fedlearn.training.isolation import sum_in_isolation
+from fedlearn.training.isolation import gradients_side_by_side, lone_gradient, sum_in_isolation
 from fedlearn.training.plain import plain_layers
 from fedlearn.vector import layout_of
 
 __all__ = ["clipped_gradient_sum", "has_closed_form"]
 
+_ALIKE = 1e-3  # of a gradient's norm, above the rounding of float32
 _CHUNK = 64  # records summed in float32 at most: one more record then moves the sum by rounding of 7e-5 * C, not 1e-2
 _BLOCK_ENTRIES = 1 << 18  # features whose logits and norms are computed at once, to stay in the cache; sums stay chunks
 
@@ -52,7 +55,7 @@ def clipped_gradient_sum(
         a record whose gradient is longer than the bound counts with its direction and the length of the bound;
         a record inside the bound counts as it is;
         a record whose gradient, or the square of its norm, is not finite counts as zeros, and leaves the others alone;
-        where a model is not known to keep records apart, those of `sum_in_isolation`;
+        a model that is not known to keep records apart sees one at a time, and one that raises counts as zeros;
         no record at all gives zeros;
         float32 goes no further than a chunk of 64 records; factors and the sum over chunks are float64;
         where memory does not suffice for a chunk, chunks are smaller.
@@ -68,10 +71,13 @@ def clipped_gradient_sum(
     head = _linear_head(model)
     if head is not None:
         return _sum_in_closed_form(head, features, labels, max_grad_norm)
-    if not _known_to_opacus(model):
+    rows = _by_opacus if _known_to_opacus(model) else _by_vmap
+    try:
+        return in_memory(lambda size: _sum_of_rows(rows, model, features, labels, max_grad_norm, size), _CHUNK)[0]
+    except Exception:  # whatever vmap, or code of a user's own in it, may raise
+        if rows is _by_opacus:
+            raise
         return sum_in_isolation(model, features, labels, max_grad_norm)
-    total, _ = in_memory(lambda size: _sum_by_hooks(model, features, labels, max_grad_norm, size), _CHUNK)
-    return total
 
 
 def has_closed_form(model: nn.Module) -> bool:
@@ -79,7 +85,7 @@ def has_closed_form(model: nn.Module) -> bool:
     return _linear_head(model) is not None
 
 
-def _record_gradients(model: nn.Module, features: Tensor, labels: Tensor) -> Tensor:
+def _by_opacus(model: nn.Module, features: Tensor, labels: Tensor) -> Tensor:
     """The cross-entropy gradient of each record, (n, d) float64, by Opacus.
 
     `features` is (n, *input_shape), `labels` (n,), both on the model's device and the first of its dtype.
@@ -104,12 +110,26 @@ def _record_gradients(model: nn.Module, features: Tensor, labels: Tensor) -> Ten
     return torch.cat([_wide(sample).flatten(1) for sample in samples], dim=1)
 
 
-def _sum_by_hooks(
-    model: nn.Module, features: NDArray[np.float32], labels: NDArray[np.int64], max_grad_norm: float, size: int
+def _by_vmap(model: nn.Module, features: Tensor, labels: Tensor) -> Tensor:
+    """The same by `gradients_side_by_side`; RuntimeError where the first record alone gives something else."""
+    rows = gradients_side_by_side(model, features, labels)
+    alone = lone_gradient(copy.deepcopy(model), features[:1].cpu().numpy(), int(labels[0]))
+    if not torch.allclose(rows[0], alone, rtol=_ALIKE, atol=_ALIKE * float(alone.norm()), equal_nan=True):
+        raise RuntimeError("vmap computes another gradient")
+    return rows
+
+
+def _sum_of_rows(
+    rows: Callable[[nn.Module, Tensor, Tensor], Tensor],
+    model: nn.Module,
+    features: NDArray[np.float32],
+    labels: NDArray[np.int64],
+    max_grad_norm: float,
+    size: int,
 ) -> Vector:
     total: Tensor | None = None
     for inputs, targets in _batches(model, features, labels, size):
-        gradients = _record_gradients(model, inputs, targets)
+        gradients = rows(model, inputs, targets)
         norms = torch.linalg.vector_norm(gradients, dim=1)
         factors, finite = _clip_factors(norms, max_grad_norm)
         gradients[~finite] = 0

@@ -235,26 +235,29 @@ def test_a_sum_is_that_of_records_that_never_met(build: Callable[[], nn.Module],
 @pytest.mark.parametrize("value", [1.0, 1000.0, np.nan])
 @pytest.mark.parametrize("build", EVERY, ids=NAMES)
 def test_one_record_more_moves_the_others_part_by_no_bit(build: Callable[[], nn.Module], value: float, way) -> None:
-    """The first, so that all others move on; longer than the others, out of range, or not a number."""
+    """The first, so that all others move on; longer than the others, out of range, or not a number.
+
+    In a simulation, which protects nobody, by rounding alone.
+    """
     features, labels = records(20)
     features[0, 0], features[0, 5] = value, 1
     with_it = way(build(), features, labels)
     without = way(build(), features[1:], labels[1:])
-    assert np.linalg.norm(with_it - without) <= BOUND * (1 + 1e-9)
-    np.testing.assert_array_equal(with_it - without, way(build(), features[:1], labels[:1]))
+    assert np.linalg.norm(with_it - without) <= BOUND * (1 + (1e-9 if way is deployed else 1e-5))
+    by_itself = way(build(), features[:1], labels[:1])
+    np.testing.assert_allclose(with_it - without, by_itself, rtol=0, atol=0 if way is deployed else 1e-5)
 
 
 @settings(max_examples=40, deadline=None)
 @given(
     build=st.sampled_from(EVERY),
-    way=st.sampled_from(WAYS),
     count=st.integers(1, 12),
     place=st.integers(0, 11),
     value=st.sampled_from([0.0, 3.0, -1e3, 1e30, float("inf"), float("nan")]),
     scale=st.sampled_from([1.0, 1e3, 1e9]),
     seed=st.integers(0, 1000),
 )
-def test_any_record_anywhere_moves_the_sum_by_at_most_the_bound(build, way, count, place, value, scale, seed) -> None:
+def test_any_record_anywhere_moves_a_deployed_sum_by_at_most_the_bound(build, count, place, value, scale, seed) -> None:
     features, labels = records(count, seed)
     place %= count
     features[place, seed % WIDTH] = value
@@ -266,8 +269,8 @@ def test_any_record_anywhere_moves_the_sum_by_at_most_the_bound(build, way, coun
                 parameter *= scale
         return built
 
-    with_it = way(model(), features, labels)
-    without = way(model(), np.delete(features, place, axis=0), np.delete(labels, place))
+    with_it = deployed(model(), features, labels)
+    without = deployed(model(), np.delete(features, place, axis=0), np.delete(labels, place))
     assert np.linalg.norm(with_it - without) <= BOUND * (1 + 1e-9)
 
 
@@ -307,6 +310,26 @@ def test_neither_the_model_nor_the_records_nor_pytorchs_generator_are_changed() 
         np.testing.assert_array_equal(features, kept)
         assert torch.equal(torch.get_rng_state(), state)
         assert not getattr(model, "seen", [])
+
+
+def test_a_model_that_vmap_follows_is_computed_side_by_side_and_any_other_one_by_one(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A loop of 300 records takes as many forward passes of one; a class whose forward pass counts its calls."""
+    calls = []
+    forward = nn.Linear.forward
+
+    def counted(layer: nn.Linear, x: Tensor) -> Tensor:
+        calls.append(1)
+        return forward(layer, x)
+
+    monkeypatch.setattr(nn.Linear, "forward", counted)
+    features, labels = records(300)
+    simulated(NormalizesOverBatch(), features, labels)
+    assert len(calls) < 50
+    calls.clear()
+    simulated(RemembersInAttribute(), features, labels)
+    assert len(calls) >= 600
 
 
 def test_records_that_cannot_be_computed_are_counted_in_the_log(caplog: pytest.LogCaptureFixture) -> None:
