@@ -22,6 +22,7 @@ from fedlearn.errors import BudgetExceededError, ConfigError, RunFailedError
 from fedlearn.flower.failure import forget_failure, raise_failure, record_failure
 from fedlearn.flower.process_tree import adopt_orphans, descendants
 from fedlearn.simulation import resume
+from tests.flower.test_own_socket import everywhere
 
 ray_run = pytest.mark.timeout(300)
 pytestmark = pytest.mark.skipif(not Path("/proc/self/stat").is_file(), reason="looks for processes in /proc")
@@ -63,7 +64,11 @@ def temporary(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
 
 @pytest.mark.lengthy
 @ray_run
-def test_mode_none_gives_the_same_model_in_process_and_on_ray(tmp_path: Path, temporary: Path) -> None:
+def test_mode_none_gives_the_same_model_in_process_and_on_ray_where_proxies_are_named(
+    tmp_path: Path, temporary: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, nobody in everywhere("http://127.0.0.1:9").items():
+        monkeypatch.setenv(name, nobody)
     mode = "privacy.mode=none"
     here = fedlearn.simulate(digits(mode), output=tmp_path / "here")
     folder, told = tmp_path / ("a folder 'whose' path is \"long\" " * 6), []
