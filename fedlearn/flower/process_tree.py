@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from typing import Final
@@ -69,11 +70,12 @@ def end_descendants() -> None:
         time.sleep(_ROUND_SECONDS)
 
 
-def end_with_input() -> None:
+def end_with_input(at_last: Callable[[], None] = lambda: None) -> None:
     """Kill this process and all that descends from it when standard input closes; for a thread of its own."""
     while os.read(0, 1):
         pass
     end_descendants()
+    at_last()
     os.kill(os.getpid(), signal.SIGKILL)
 
 

@@ -115,7 +115,7 @@ def main() -> None:
     cli: Any = importlib.import_module("flwr.supernode.cli.flower_supernode")
     adopt_orphans()
     os.environ[SOCKET_VARIABLE] = str(private_folder() / "node.sock")
-    threading.Thread(target=end_with_input, daemon=True).start()
+    threading.Thread(target=end_with_input, args=(_remove_folder,), daemon=True).start()
     threading.excepthook = lambda told: _break(f"a thread has ended with {told.exc_type.__name__}")
     watch = Watch(_below, lambda: any(is_stopped(process) for process in descendants(os.getpid())))
     # Short pauses find a message soon; a call that is answered 401 ends the process, and would not say why.
@@ -198,8 +198,12 @@ def _tell(problem: str) -> None:
 def _end(code: int) -> None:
     """End at once: SuperNode's own threads would keep the process."""
     end_descendants()
-    shutil.rmtree(Path(os.environ[SOCKET_VARIABLE]).parent, ignore_errors=True)
+    _remove_folder()
     os._exit(code)
+
+
+def _remove_folder() -> None:
+    shutil.rmtree(Path(os.environ[SOCKET_VARIABLE]).parent, ignore_errors=True)
 
 
 if __name__ == "__main__":

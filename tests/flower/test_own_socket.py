@@ -91,10 +91,15 @@ def test_a_holders_node_opens_no_port_and_gives_its_tasks_to_nobody_else(node: "
 
 
 @pytest.mark.lengthy
-def test_a_node_that_ends_leaves_no_folder(node: "subprocess.Popen[bytes]") -> None:
+@pytest.mark.parametrize("how", ["in order", "for whoever started it is gone"])
+def test_a_node_that_ends_leaves_no_folder(node: "subprocess.Popen[bytes]", how: str) -> None:
     folder = socket_of(node).parent
     assert folder.stat().st_mode & 0o777 == 0o700
-    node.terminate()
+    if how == "in order":
+        node.terminate()
+    else:
+        assert node.stdin is not None
+        node.stdin.close()
     node.wait(30)
     assert not folder.exists()
 

@@ -3,6 +3,7 @@
 import asyncio
 import json
 import os
+import shutil
 import socket
 import subprocess
 import sys
@@ -151,8 +152,7 @@ def served(request: pytest.FixtureRequest) -> Iterator[Served]:
     made = Served(folder / "own.sock" if request.param == "as fedlearn has it" else None)
     yield made
     made.end()
-    (folder / "own.sock").unlink(missing_ok=True)
-    folder.rmdir()
+    shutil.rmtree(folder)
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root may become somebody else")
@@ -181,6 +181,7 @@ def test_the_coordinators_own_user_gets_through_by_the_socket_and_not_by_the_por
             code = connection.recv(200).split(b" ")[1]
         assert code == (b"200" if family is socket.AF_UNIX else b"403")
     assert served.end() == ["RAN b'own'"]
+    shutil.rmtree(folder)
 
 
 def test_f18_a_body_that_is_too_long_is_not_handed_on():
