@@ -5,6 +5,7 @@ run.lock ledger.db ledger.db.count certificate.json; deployed: attestations.json
 """
 
 import json
+import os
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, replace
@@ -198,4 +199,4 @@ def load_run(path: Path) -> RunConfig:
     """The configuration in a run folder; a user's own model is still searched where the run's file lay."""
     config = RunConfig.load(path)
     origin = path.parent / "origin.txt"
-    return config.found_in(Path(origin.read_text(encoding="utf-8"))) if origin.is_file() else config
+    return config.found_in(Path(os.fsdecode(origin.read_bytes()))) if origin.is_file() else config

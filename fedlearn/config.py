@@ -29,6 +29,7 @@ from pydantic import (
 from fedlearn.canonical import canonical_json, floats_from_text, floats_to_text
 from fedlearn.errors import ConfigError
 from fedlearn.shipped import scenario_names, scenario_path
+from fedlearn.toml import read_toml
 from fedlearn.wording import nearest, sentence_of
 
 __all__ = ["REGISTRY_NAMES", "REQUIRED_KEYS", "ColumnConfig", "Compile", "RunConfig"]
@@ -200,19 +201,20 @@ class RunConfig(_Section):
     def load(cls, source: str | Path, overrides: Sequence[str] | Mapping[str, object] = ()) -> Self:
         """Read a scenario by name or a TOML file by path, apply overrides, check everything.
 
-        `overrides` are texts "section.key=value" as on the command line, or a mapping "section.key" -> value. A path is
-        relative to the file that states it; in an override, to the working folder.
+        `overrides` are texts "section.key=value" as on the command line, or a mapping "section.key" -> value; a name
+        with a dot in it stands in quotes. A path is relative to the folder of the file that states it, as that file was
+        named: a link's own folder, not that of its target. In an override it is relative to the working folder.
 
         Raises:
             ConfigError: one sentence with the place, what was expected, what came, and the nearest valid name.
         """
         path = _find(source)
-        values = _read_toml(path)
+        values = _read(path)
         if isinstance(data := values.get("data"), dict):
             data |= {key: _absolute(data[key], path.parent) for key in _PATHS if key in data}
-        for key, value in _override_items(overrides):
-            is_path = key.removeprefix("data.") in _PATHS
-            _set(values, key, _absolute(value, Path.cwd()) if is_path else value)
+        for keys, value in _override_items(overrides):
+            is_path = keys[:-1] == ("data",) and keys[-1] in _PATHS
+            _set(values, keys, _absolute(value, Path.cwd()) if is_path else value)
         config = cls.from_values(values, place=str(source))
         config._source = path
         return config
@@ -279,11 +281,11 @@ class RunConfig(_Section):
 
 
 def _find(source: str | Path) -> Path:
-    path = Path(source).expanduser()
+    path = _expanded(source)
     if path.suffix == ".toml" or path.is_file():
         if not path.is_file():
             raise ConfigError(f"{source}: no such file; expected a run's TOML file or a scenario's name")
-        return path.resolve()
+        return path.absolute()  # a link is not followed: what it leads to may lie in a store of its own
     names = scenario_names()
     if str(source) in names:
         return scenario_path(str(source))
@@ -292,45 +294,78 @@ def _find(source: str | Path) -> Path:
     raise ConfigError(f"{source}: no scenario of that name{meant}; expected a TOML file or one of {', '.join(names)}")
 
 
-def _read_toml(path: Path) -> dict[str, Any]:
+def _read(path: Path) -> dict[str, Any]:
     try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path}: expected a TOML file; it cannot be read as one: {error}") from None
+        return read_toml(path)
     except OSError as error:
         raise ConfigError(f"{path}: cannot be read: {error.strerror}") from None
 
 
 def _absolute(value: object, folder: Path) -> object:
-    return str((folder / Path(value).expanduser()).resolve()) if isinstance(value, str) else value
+    if not isinstance(value, str):
+        return value
+    try:
+        path = str((folder / _expanded(value)).resolve())
+        path.encode()  # config.toml has to hold it
+    except UnicodeError:
+        raise ConfigError(f"{value}: its path is not UTF-8, as TOML has to be; rename the file or its folder") from None
+    except ValueError:
+        raise ConfigError(f"{value!r}: no path of a file; expected one without NUL signs") from None
+    return path
 
 
-def _override_items(overrides: Sequence[str] | Mapping[str, object]) -> list[tuple[str, object]]:
+def _expanded(path: str | Path) -> Path:
+    try:
+        return Path(path).expanduser()
+    except RuntimeError:
+        raise ConfigError(f"{path}: there is no such home folder; write the path out") from None
+
+
+# Names joined by dots, as TOML has them: in quotes, or bare; bare ones may have blanks and any letters here.
+_NAME = re.compile(r"""[ \t]*("(?:[^"\\]|\\.)*"|'[^']*'|[^\s.="'][^.="']*)[ \t]*([.=]|$)""")
+
+
+def _override_items(overrides: Sequence[str] | Mapping[str, object]) -> list[tuple[tuple[str, ...], object]]:
     if isinstance(overrides, Mapping):
-        return list(overrides.items())
-    items: list[tuple[str, object]] = []
+        return [(_names_and_rest(key)[0], value) for key, value in overrides.items()]
+    items: list[tuple[tuple[str, ...], object]] = []
     for text in overrides:
-        key, equals, value = text.partition("=")
-        if not equals or "" in (parts := key.strip().split(".")) or len(parts) < 2:
+        names, value = _names_and_rest(text)
+        if value is None or len(names) < 2:
             raise ConfigError(f"--set {text}: expected section.key=value, such as privacy.target_epsilon=3")
-        items.append((key.strip(), _toml_value(value.strip())))
+        items.append((names, _toml_value(value.strip())))
     return items
+
+
+def _names_and_rest(text: str) -> tuple[tuple[str, ...], str | None]:
+    """The names at the front of "a.b=value" and what follows the sign "="; None where there is no such sign."""
+    names: list[str] = []
+    position = 0
+    while found := _NAME.match(text, position):
+        name = found[1].strip()
+        names.append(str(_toml_value(name)) if name[0] in "\"'" else name)
+        position = found.end()
+        if found[2] != ".":
+            return tuple(names), text[position:] if found[2] else None
+    return (), None
 
 
 def _toml_value(text: str) -> object:
     """A TOML literal where it is one ("3", "true", "[1, 2]"), else the text itself."""
     try:
         return tomllib.loads(f"value = {text}")["value"]
-    except tomllib.TOMLDecodeError:
+    except (ValueError, RecursionError):
         return text
 
 
-def _set(values: dict[str, Any], key: str, value: object) -> None:
-    *sections, last = key.split(".")
+def _set(values: dict[str, Any], keys: Sequence[str], value: object) -> None:
+    *sections, last = keys
     for section in sections:
         values = values.setdefault(section, {})
         if not isinstance(values, dict):
-            raise ConfigError(f"--set {key}: {section} is a value, not a section; expected section.key=value")
+            raise ConfigError(
+                f"--set {'.'.join(keys)}: {section} is a value, not a section; expected section.key=value"
+            )
     values[last] = value
 
 

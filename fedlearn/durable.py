@@ -10,6 +10,7 @@ from pathlib import Path
 
 __all__ = [
     "append_whole",
+    "check_replaceable",
     "identity_of_database",
     "is_locked",
     "locked",
@@ -23,6 +24,14 @@ _BUSY_SECONDS = 30.0
 # Who opens a file in somebody else's folder follows no link and waits for no pipe.
 _NO_LINK: int = getattr(os, "O_NOFOLLOW", 0)
 _NO_WAIT: int = getattr(os, "O_NONBLOCK", 0)
+_SPECIAL = (
+    (stat.S_ISLNK, "a link"),
+    (stat.S_ISDIR, "a folder"),
+    (stat.S_ISCHR, "a device"),
+    (stat.S_ISBLK, "a device"),
+    (stat.S_ISFIFO, "a pipe"),
+    (stat.S_ISSOCK, "a socket"),
+)
 
 
 def write_whole(path: Path, content: bytes, *, mode: int | None = None) -> None:
@@ -30,13 +39,16 @@ def write_whole(path: Path, content: bytes, *, mode: int | None = None) -> None:
 
     `mode` is set whatever the umask is; None leaves it to the umask.
 
-    Guarantees: under its name there is the old content or the new, never a part; a failed write leaves nothing behind.
+    Guarantees:
+        under its name there is the old content or the new, never a part; a failed write leaves nothing behind;
+        what is there and is no plain file stays: a link, a device, a pipe, a socket, a folder.
 
     Raises:
-        OSError: it cannot be written; the error names the file.
+        OSError: it cannot be written, or is something else than a file; the error names the file.
     """
     unfinished = path.with_name(f".{path.name}.new")
     with _named(path):
+        check_replaceable(path)
         unfinished.unlink(missing_ok=True)  # of a process that was killed
         created = os.open(unfinished, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666 if mode is None else 0o600)
         try:
@@ -50,6 +62,21 @@ def write_whole(path: Path, content: bytes, *, mode: int | None = None) -> None:
         except BaseException:
             unfinished.unlink(missing_ok=True)
             raise
+
+
+def check_replaceable(path: Path) -> None:
+    """See that nothing or a plain file has this name: what is renamed replaces anything, for root /dev/stdout too.
+
+    Raises:
+        OSError: something else has; the error names it.
+    """
+    try:
+        kind = path.lstat().st_mode
+    except FileNotFoundError:
+        return
+    if not stat.S_ISREG(kind):
+        what = next((name for is_it, name in _SPECIAL if is_it(kind)), "no file")
+        raise OSError(errno.EEXIST, f"is {what}, which is not replaced; expected the name of a plain file", str(path))
 
 
 def append_whole(path: Path, content: bytes) -> None:

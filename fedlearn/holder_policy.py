@@ -5,7 +5,6 @@ There is no default: a file that lacks a limit is refused.
 
 import hashlib
 import re
-import tomllib
 from pathlib import Path
 from typing import Annotated, Literal, NoReturn, Self
 
@@ -17,6 +16,7 @@ from fedlearn.policy import Policy
 from fedlearn.privacy.guarantee import PrivacyUnit
 from fedlearn.privacy.mechanisms import MECHANISMS
 from fedlearn.roster import Confirmations, Roster, RosterEntry
+from fedlearn.toml import read_toml
 from fedlearn.wording import nearest, sentence_of
 
 __all__ = ["HolderPolicy"]
@@ -161,15 +161,13 @@ class HolderPolicy(_Section):
             ConfigError: no file, or not one of a policy: an unknown key, a missing limit, a value that cannot be.
         """
         try:
-            policy = cls.model_validate(tomllib.loads(path.read_text(encoding="utf-8")))
+            policy = cls.model_validate(read_toml(path))
         except FileNotFoundError:
             raise ConfigError(
                 f"{path}: no such file; without a policy nothing is accepted: copy clients/client.example.toml there"
             ) from None
         except OSError as error:
             raise ConfigError(f"{path}: the policy cannot be read: {error.strerror}") from None
-        except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-            raise ConfigError(f"{path}: expected a TOML file; it cannot be read as one: {error}") from None
         except ValidationError as error:
             raise ConfigError(f"{path}: {sentence_of(error.errors()[0], cls, of='a policy')}") from None
         policy._path = path

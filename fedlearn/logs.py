@@ -11,6 +11,7 @@ Guarantees:
 import json
 import logging
 import os
+import re
 import sys
 import threading
 from datetime import UTC, datetime
@@ -26,6 +27,8 @@ LOG_VARIABLE: Final = "FEDLEARN_LOG"
 # Of these a line would say what another process must not know: they open calls of a node (reliability.md, F19).
 _SECRET_WORDS: Final = ("flwr-signature", "flwr-public-key", "private key", "authorization:")
 _FACTS: Final = "facts"
+# Orders to a terminal, as Flower writes them between its words.
+_COLORS: Final = re.compile(r"\x1b(?:\[[0-?]*[ -/]*[@-~]|[@-Z\\^_])")
 
 _service = logging.getLogger("fedlearn.service")
 
@@ -96,7 +99,8 @@ class _JsonLines(logging.Formatter):
 
 
 def _line(time: datetime, level: str, logger: str, message: str) -> dict[str, Any]:
-    return {"time": time.isoformat(timespec="milliseconds"), "level": level, "logger": logger, "message": message}
+    told = _COLORS.sub("", message)
+    return {"time": time.isoformat(timespec="milliseconds"), "level": level, "logger": logger, "message": told}
 
 
 def _message(record: logging.LogRecord) -> str:

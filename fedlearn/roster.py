@@ -5,15 +5,14 @@ holder compared with their owners, by another way than the coordinator, it write
 """
 
 import hashlib
-import tomllib
 import unicodedata
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import tomli_w
 
 from fedlearn.errors import ConfigError
+from fedlearn.toml import parse_toml
 
 __all__ = ["Confirmations", "Roster", "RosterEntry"]
 
@@ -127,10 +126,7 @@ def _to_toml(form: str, entries: Iterable[RosterEntry]) -> bytes:
 
 
 def _entries(content: bytes, form: str, what: str) -> tuple[RosterEntry, ...]:
-    try:
-        parsed: dict[str, Any] = tomllib.loads(content.decode("utf-8"))
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{what} is not a TOML file: {error}") from None
+    parsed = parse_toml(content, place=what)
     listed = parsed.get("member")
     if parsed.get("format") != form or set(parsed) != {"format", "member"} or not isinstance(listed, list):
         raise ConfigError(f'{what} is not one of format "{form}" with a list of members')

@@ -1,6 +1,7 @@
 """A whole simulation: the same apps as in a deployment, on one machine, with a run folder as the result."""
 
 import logging
+import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import MethodType
@@ -61,7 +62,7 @@ def simulate(
     folder = _new_folder(config, output)
     folder.write("config.toml", config.to_toml().encode())
     if config.source:
-        folder.write("origin.txt", str(config.source).encode())
+        folder.write("origin.txt", os.fsencode(config.source))
     return _run(folder, data, on_round)
 
 

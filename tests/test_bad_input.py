@@ -51,6 +51,9 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     (place / "broken.toml").write_text("[run\n")
     (place / "latin.toml").write_bytes(b"[run]\nname = '\xff'\n")
     (place / "empty.toml").write_text("")
+    (place / "digits.toml").write_text("[run]\nrounds = " + "1" * 5000)
+    (place / "nested.toml").write_text("a = " + "[" * 100_000)
+    (place / "dangling").symlink_to("nowhere")
     monkeypatch.chdir(place)
     monkeypatch.setattr(sys, "dont_write_bytecode", True)
     monkeypatch.delitem(sys.modules, "own_models", raising=False)
@@ -183,6 +186,11 @@ CASES: dict[str, tuple[tuple[str, ...], str]] = {
     "a folder for a TOML file": (("simulate", "full"), r"full: no scenario of that name"),
     "TOML that is none": (("simulate", "broken.toml"), r"broken\.toml: expected a TOML file"),
     "TOML that is not UTF-8": (("simulate", "latin.toml"), r"latin\.toml: expected a TOML file"),
+    "TOML with a number that is too long": (("simulate", "digits.toml"), r"digits\.toml: expected a TOML file"),
+    "TOML that nests": (("simulate", "nested.toml"), r"nested\.toml: expected a TOML file"),
+    "a home that nobody has": (("plan", "~nobody-at-all/run.toml"), r"~nobody-at-all/run\.toml: there is no such home"),
+    "data in a home that nobody has": (simulate("data.path=~nobody-at-all/x"), r"there is no such home folder"),
+    "data at a path with NUL": (simulate('data.path="a\\u0000b"'), r"no path of a file"),
     "TOML without sections": (("simulate", "empty.toml"), r"empty\.toml: the section run is missing"),
     "--output not empty": (("simulate", "--output", "full"), r"--output full: exists and is not empty"),
     "--output not empty, with --repeat": (
@@ -190,6 +198,10 @@ CASES: dict[str, tuple[tuple[str, ...], str]] = {
         r"--output full: exists and",
     ),
     "--output is a file": (("simulate", "--output", "table.csv"), r"--output table\.csv: exists"),
+    "--output is a device": (("simulate", "--output", "/dev/null"), r"--output /dev/null: exists"),
+    "--output is a link to nothing": (("simulate", "--output", "dangling"), r"--output dangling: the folder cannot"),
+    "--output of an audit is a device": (("audit", "mechanism", "--output", "/dev/null"), r"/dev/null: is no folder"),
+    "--output of an audit is a link to nothing": (("audit", "mechanism", "--output", "dangling"), r"is no folder"),
     "--output below a file": (("simulate", "--output", "table.csv/run"), r"--output table\.csv/run: the folder cannot"),
     "--resume of nothing": (("simulate", "--resume", "nope"), r"--resume nope: no run folder"),
     "--resume of another folder": (("simulate", "--resume", "full"), r"--resume full: no run folder"),
@@ -256,6 +268,12 @@ CASES: dict[str, tuple[tuple[str, ...], str]] = {
     # the line itself
     "--set without a value": (simulate("run.rounds"), r"--set run\.rounds: expected section\.key=value"),
     "--set without a section": (simulate("rounds=3"), r"--set rounds=3: expected section\.key=value"),
+    "--set with a name that is not text": (
+        simulate("data.columns.a\udce9.low=0"),
+        r"data",
+    ),
+    "--set with a value that is not text": (simulate("model.name=\udce9"), r"model\.name"),
+    "--set with an open quote": (simulate('data.columns."a.low=0'), r"expected section\.key=value"),
     "--set with empty names": (simulate("..=3"), r"--set \.\.=3: expected section\.key=value"),
     "--set below a value": (simulate("run.rounds.x=3"), r"rounds is a value, not a section"),
     "--repeat of nothing": (("simulate", "--repeat", "0"), r"--repeat is 0; expected an integer of at least 1"),

@@ -4,6 +4,7 @@ import json
 import re
 from collections.abc import Callable
 from fractions import Fraction
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -13,6 +14,7 @@ from pydantic import BaseModel
 
 from fedlearn.config import REGISTRY_NAMES, REQUIRED_KEYS, ColumnConfig, RunConfig
 from fedlearn.errors import ConfigError
+from fedlearn.shipped import scenario_path
 from fedlearn.wording import nearest, one_line
 
 # house.md, "Configuration: every key of a run (TOML; no other exists)".
@@ -357,6 +359,35 @@ def test_an_override_sets_one_key(text: str, key: str, value: object, load_digit
 
 def test_overrides_may_be_a_mapping(load_digits: Callable[..., RunConfig]) -> None:
     assert RunConfig.load("digits", {"run.rounds": 7}) == load_digits("run.rounds=7")
+
+
+@pytest.mark.parametrize("name", ['"age at visit"', "'age at visit'", "age at visit"])
+def test_a_name_in_quotes_is_one_name(name: str, load_digits: Callable[..., RunConfig]) -> None:
+    (column, bounds), *others = load_digits(f"data.columns.{name}.low=0").data.columns.items()
+    assert (column, bounds.low, others) == ("age at visit", 0.0, [])
+
+
+def test_a_name_in_quotes_may_have_a_dot_and_an_equals_sign(load_digits: Callable[..., RunConfig]) -> None:
+    columns = load_digits('data.columns."a.b=c".low=0').data.columns
+    assert list(columns) == ["a.b=c"]
+
+
+def test_a_file_may_begin_with_a_byte_order_mark(tmp_path: Path) -> None:
+    file = tmp_path / "run.toml"
+    file.write_bytes(b"\xef\xbb\xbf" + scenario_path("digits").read_bytes())
+    assert RunConfig.load(file).to_bytes() == RunConfig.load("digits").to_bytes()
+
+
+def test_a_linked_file_counts_where_the_link_lies(tmp_path: Path) -> None:
+    for folder in ("store", "mine"):
+        (tmp_path / folder).mkdir()
+    text = scenario_path("digits").read_text().replace('dataset = "digits"', 'dataset = "csv"\npath = "table.csv"')
+    (tmp_path / "store" / "run-7.toml").write_text(text)
+    link = tmp_path / "mine" / "run.toml"
+    link.symlink_to(tmp_path / "store" / "run-7.toml")
+    config = RunConfig.load(link)
+    assert config.data.path == str(tmp_path / "mine" / "table.csv")
+    assert config.source == link  # beside which a model of one's own is looked for
 
 
 def test_the_last_override_counts(load_digits: Callable[..., RunConfig]) -> None:

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import pytest
 
 from fedlearn.errors import DataError, RefusedError
-from fedlearn.logs import log_as_json
+from fedlearn.logs import line_of, log_as_json
 
 log = logging.getLogger("fedlearn.test")
 
@@ -34,6 +34,13 @@ def test_a_line_is_one_object_with_time_level_logger_and_message(lines):
     assert set(line) == {"time", "level", "logger", "message"}
     assert line["message"] == "round 3 begins\nnow"
     assert line["level"] == "info"
+
+
+def test_orders_to_a_terminal_stand_in_no_line(lines):
+    log.info("\x1b[1;92mINFO\x1b[0m :      %s", "started\x1b[0m")
+    (line,) = told(lines)
+    assert line["message"] == "INFO :      started"
+    assert json.loads(line_of("flwr", "\x1b[93mWARNING\x1b[0m: x"))["message"] == "WARNING: x"
 
 
 def test_what_an_exception_says_stands_in_no_line(lines):

@@ -51,7 +51,7 @@ def test_a_roster_that_could_deceive_a_reader_is_refused(members, what):
 @pytest.mark.parametrize(
     ("content", "what"),
     [
-        (b"\xff", "not a TOML file"),
+        (b"\xff", "expected a TOML file"),
         (b"format = 1", "not one of format"),
         (small_roster().content.replace(b"/v1/", b"/v2/"), "not one of format"),
         (b"more = 1\n" + small_roster().content, "not one of format"),

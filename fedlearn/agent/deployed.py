@@ -25,7 +25,7 @@ from fedlearn.agent.agent import Holder, Premises
 from fedlearn.agent.frames import MAX_FRAME_BYTES, REFUSAL, Frame
 from fedlearn.agent.masked_agent import MaskedAgent, seal
 from fedlearn.agent.secrecy import close_to_others
-from fedlearn.agent.socket import AgentServer, is_answering, other_user, same_user
+from fedlearn.agent.socket import AgentServer, check_socket_path, is_answering, other_user, same_user
 from fedlearn.agent.source import Source, model_dimension, start_model
 from fedlearn.config import RunConfig
 from fedlearn.crypto.key_files import read_signing_key
@@ -57,7 +57,6 @@ MODELS_FOLDER: Final = "models"
 _SESSIONS_KEPT: Final = 4  # each has a warm model
 _AT_ONCE: Final = 8  # requests: a copy waits for its first, and whatever burns an attempt must get through
 _BESIDE_THE_MODEL: Final = 1 << 21  # bytes of a frame: configuration, boxes, names of tensors
-_LONGEST_SOCKET_PATH: Final = 107
 
 _log = logging.getLogger(__name__)
 
@@ -250,8 +249,7 @@ def listen(agent: DeployedAgent, *, allow_same_user: bool, group: int | None = N
     path = agent.policy.socket_path
     if not hasattr(socket, "SO_PEERCRED"):
         raise ConfigError("a deployed agent has to know its peer's user, which this system does not tell; use Linux")
-    if len(os.fsencode(path)) > _LONGEST_SOCKET_PATH:
-        raise ConfigError(f"agent.socket is {path}, longer than the {_LONGEST_SOCKET_PATH} bytes of a socket's path")
+    check_socket_path(path)
     if is_answering(path):
         raise ConfigError(f"{path}: an agent is listening there already; stop it first")
     longest = 4 * agent.policy.limits.max_dimension + _BESIDE_THE_MODEL

@@ -40,14 +40,20 @@ _log = logging.getLogger(__name__)
 
 
 def worker_count(asked: int | Literal["auto"], device: str) -> int:
-    """How many processes `runtime.workers` means: "auto" is one a core, and on a GPU one.
+    """How many processes `runtime.workers` means: "auto" is one a core; on a GPU, and in a worker of a pool, one.
 
     Raises:
-        ConfigError: several were asked, and the device or the system cannot share them.
+        ConfigError: several were asked, and the device, the system or a pool cannot have them.
     """
     can_fork = sys.platform == "linux"  # elsewhere the libraries' threads do not survive a fork
+    in_pool = multiprocessing.current_process().daemon  # which may have no children
     if asked == "auto":
-        return len(os.sched_getaffinity(0)) if can_fork and device == "cpu" else 1
+        return len(os.sched_getaffinity(0)) if can_fork and device == "cpu" and not in_pool else 1
+    if asked > 1 and in_pool:
+        raise ConfigError(
+            f"runtime.workers is {asked}, and this process is a worker of a pool itself, which may not start others: "
+            'expected 1 or "auto"'
+        )
     if asked > 1 and device != "cpu":
         raise ConfigError(
             f'runtime.workers is {asked} on device "{device}"; a GPU is fed by one process with large blocks: expected '

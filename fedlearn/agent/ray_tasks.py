@@ -50,7 +50,7 @@ def check_ray_address(address: str) -> None:
         raise ConfigError(f'runtime.ray_address is "{address}"; expected host:port of a Ray cluster, or "auto"')
     try:
         socket.create_connection((host, int(port)), _CONNECT_SECONDS).close()
-    except (OSError, OverflowError) as error:
+    except (OSError, ValueError, OverflowError) as error:
         raise ConfigError(
             f'runtime.ray_address is "{address}", where no Ray cluster listens ({error}); start one with ray start '
             "--head, or leave the key out"

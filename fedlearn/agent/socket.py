@@ -9,9 +9,11 @@ request: u32 number of the client | frame (`agent.frames`)        reply: u64 len
 Whoever holds the socket is treated as the server: nothing more is assumed of it.
 """
 
+import array
 import errno
 import logging
 import os
+import select
 import socket
 import struct
 import threading
@@ -22,9 +24,9 @@ from types import TracebackType
 from typing import Final, Self
 
 from fedlearn.agent.frames import MAX_FRAME_BYTES, REFUSAL, Frame
-from fedlearn.errors import ProtocolError
+from fedlearn.errors import ConfigError, ProtocolError
 
-__all__ = ["AgentServer", "Answer", "ask", "is_answering", "other_user", "same_user"]
+__all__ = ["AgentServer", "Answer", "ask", "check_socket_path", "is_answering", "other_user", "same_user"]
 
 # (number of the client, stage, frame) -> reply
 Answer = Callable[[int, str, bytes], bytes]
@@ -34,6 +36,9 @@ _MAX_CONNECTIONS: Final = 64
 _CHUNK: Final = 1 << 20
 # A peer that stops in the middle of a request gives its place to another.
 _READ_SECONDS: Final = 30.0
+_LONGEST_PATH: Final = 107  # bytes that a socket's path may have, on Linux
+# How long a peer that is not read may take to go away, or to show that it wants something.
+_LOOK_SECONDS: Final = 1.0
 
 _log = logging.getLogger(__name__)
 
@@ -132,7 +137,8 @@ class AgentServer:
     def _reply_to(self, connection: socket.socket) -> bytes:
         uid = _peer_uid(connection)
         if uid is not None and not self._allowed(uid):
-            _log.warning("a peer of user %d is refused", uid)
+            if _wants_something(connection):
+                _log.warning("a peer of user %d is refused", uid)
             return REFUSAL
         try:
             client, data = _read_request(connection, self._max_frame_bytes)
@@ -144,6 +150,19 @@ class AgentServer:
             return REFUSAL
         with self._turns:
             return self._answer(client, stage, data)
+
+
+def check_socket_path(path: Path) -> None:
+    """See that a socket can have this path.
+
+    Raises:
+        ConfigError: it is too long; the kernel would cut it off or refuse it.
+    """
+    if len(os.fsencode(path)) > _LONGEST_PATH:
+        raise ConfigError(
+            f"agent.socket is {path}, longer than the {_LONGEST_PATH} bytes of a socket's path; take a home nearer to "
+            "the root, or write a short absolute path into agent.socket"
+        )
 
 
 def ask(path: Path, client: int, frame: bytes, *, seconds: float | None = None) -> bytes:
@@ -171,6 +190,20 @@ def is_answering(path: Path) -> bool:
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:
         connection.setblocking(False)
         return connection.connect_ex(str(path)) in (0, errno.EAGAIN)
+
+
+def _wants_something(connection: socket.socket) -> bool:
+    """Whether a peer sent any byte, or stays; nothing is read. Who only looks whether somebody listens does neither."""
+    import fcntl
+    import termios
+
+    poll = select.poll()
+    poll.register(connection, select.POLLIN)
+    if not poll.poll(_LOOK_SECONDS * 1000):
+        return True
+    waiting = array.array("i", [0])
+    fcntl.ioctl(connection, termios.FIONREAD, waiting)
+    return waiting[0] > 0
 
 
 def _read_request(connection: socket.socket, max_frame_bytes: int) -> tuple[int, bytes]:

@@ -36,8 +36,8 @@ class AuditFolder:
         Raises:
             ConfigError: it is a file, or what is in `audit.json` is no list of audits.
         """
-        if path.exists() and not path.is_dir():
-            raise ConfigError(f"--output {path}: is a file; name a folder")
+        if (path.exists() or path.is_symlink()) and not path.is_dir():
+            raise ConfigError(f"--output {path}: is no folder; name a folder")
         self._folder = RunFolder(path)
         self._audits = self._read()
 

@@ -3,6 +3,8 @@
 Whatever is slow to import is imported inside the commands, so that `fedlearn --help` answers at once.
 """
 
+import errno
+import io
 import sys
 from collections.abc import Sequence
 from typing import Final, NoReturn
@@ -19,6 +21,8 @@ __all__ = ["app", "main"]
 
 _USAGE: Final = 2
 _INTERRUPTED: Final = 130
+# Whatever writes a file names it where it fails; what is left without a name is a stream.
+_OF_STREAMS: Final = (errno.ENOSPC, errno.EIO, errno.EBADF, errno.EDQUOT, errno.EFBIG)
 
 app = typer.Typer(
     name="fedlearn",
@@ -40,9 +44,11 @@ app.add_typer(server.app, name="server")
 
 def main() -> None:
     """Entry point of the console script."""
+    _write_any_name()
     try:
         begin_log()
         code = app(prog_name="fedlearn", standalone_mode=False)
+        sys.stdout.flush()
     except click.exceptions.NoArgsIsHelpError as error:
         error.show()
         sys.exit(_USAGE)
@@ -50,7 +56,12 @@ def main() -> None:
         _fail(_usage_sentence(error), _USAGE)
     except FedlearnError as error:
         _fail(str(error), error.exit_code)
+    except SystemExit:  # how click ends where nobody reads any more
+        _fail("nobody reads standard output any more; the rest was not printed", RunFailedError.exit_code)
     except OSError as error:
+        if error.filename is None and error.errno in _OF_STREAMS:
+            sys.stdout = io.StringIO()  # the interpreter would try once more at its end
+            _fail(f"standard output cannot be written: {error.strerror}", RunFailedError.exit_code)
         if error.filename is None:
             raise
         _fail(f"{error.filename}: {error.strerror}; the run could not go on", RunFailedError.exit_code)
@@ -58,6 +69,12 @@ def main() -> None:
         code = _INTERRUPTED
     if code == _INTERRUPTED:
         _fail("interrupted; what was released counts, the run folder is intact", _INTERRUPTED)
+
+
+def _write_any_name() -> None:
+    """Names of files need not be text; what has no letters is written as escapes, as stderr does."""
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")
 
 
 def _fail(sentence: str, code: int) -> NoReturn:

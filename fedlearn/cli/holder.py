@@ -8,7 +8,7 @@ import click
 import typer
 
 from fedlearn.cli.ledger import tell_account
-from fedlearn.cli.options import AsJson, Home
+from fedlearn.cli.options import AsJson, Home, check_output_file, write_output
 from fedlearn.errors import ConfigError, FedlearnError
 from fedlearn.home import home_folder
 from fedlearn.logs import tell
@@ -42,6 +42,7 @@ def start(
     begin.check_users()
     if only != "node":
         with acting_as_owner(begin.folder):
+            begin.check_socket()
             _accept(begin, accept_policy, accept_roster)
     if same_user:
         tell("agent and node run as one user: whoever wrote the coordinator's code could read records and key")
@@ -94,10 +95,10 @@ def model(
     """Write the final model of a run in which this holder took part, as its agent was shown it and signed for it."""
     from fedlearn.certificate.verify import verify_certificate
     from fedlearn.deployment.holder_status import final_model
-    from fedlearn.durable import write_whole
     from fedlearn.holder_policy import HolderPolicy
 
     folder = _folder(home)
+    check_output_file(output)
     if output.exists():
         raise ConfigError(f"--output {output}: there already; nothing was written")
     content = final_model(folder, session).read_bytes()
@@ -107,7 +108,7 @@ def model(
         if not verification.passed:
             raise FedlearnError(f"{certificate}: {verification.verdict}; nothing was written")
         tell(one_line(verification.verdict))
-    write_whole(output, content)
+    write_output(output, content)
     tell(f"{output} written" + ("" if certificate else "; check it: fedlearn verify CERT MODEL --roster FILE"))
 
 

@@ -5,10 +5,40 @@ from typing import Annotated
 
 import typer
 
-__all__ = ["AsJson", "Home", "Overrides"]
+from fedlearn.errors import ConfigError
+
+__all__ = ["AsJson", "Home", "Overrides", "check_output_file", "write_output"]
 
 Home = Annotated[
     Path | None, typer.Option("--home", help="The party's folder; by default $FEDLEARN_HOME or ~/.fedlearn.")
 ]
 Overrides = Annotated[list[str] | None, typer.Option("--set", help="section.key=value, any number of times.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object as the last line.")]
+
+
+def check_output_file(path: Path) -> None:
+    """See, before anything is done, that `--output` can be a file: nothing, or a plain file, has this name.
+
+    Raises:
+        ConfigError: a folder, a link, a device, a pipe or a socket has; it stays.
+    """
+    from fedlearn.durable import check_replaceable
+
+    try:
+        check_replaceable(path)
+    except OSError as error:
+        raise ConfigError(f"--output {path}: {error.strerror}") from None
+
+
+def write_output(path: Path, content: bytes) -> None:
+    """Write the file `--output` as a whole.
+
+    Raises:
+        ConfigError: it cannot be written.
+    """
+    from fedlearn.durable import write_whole
+
+    try:
+        write_whole(path, content)
+    except OSError as error:
+        raise ConfigError(f"--output {path}: cannot be written: {error.strerror}") from None

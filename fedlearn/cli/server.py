@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
 
-from fedlearn.cli.options import AsJson, Home, Overrides
+from fedlearn.cli.options import AsJson, Home, Overrides, check_output_file, write_output
 from fedlearn.cli.statements import guarantee_lines, percent
 from fedlearn.errors import ConfigError, RunFailedError
 from fedlearn.home import home_folder
@@ -74,6 +74,7 @@ def invite(
         if answer is not None:
             if names or output is None:
                 raise ConfigError("--answer FILE lets in who made the file: give --output FILE with it, and no names")
+            check_output_file(output)
             name = inviting.answer_request(server, federation, answer, output)
             typer.echo(f"{name} is let in; give it {output}")
             return
@@ -95,8 +96,9 @@ def show_roster(
 ) -> None:
     """Show who was invited, who joined and who is missing, and the roster that was closed last."""
     from fedlearn.deployment.operating import member_states
-    from fedlearn.durable import write_whole
 
+    if output is not None:
+        check_output_file(output)
     with _opened(home) as (server, federation):
         closed = federation.close_roster(server.entry) if close else federation.roster
         keys = {m.name: m.applicant for m in federation.members()}
@@ -114,7 +116,7 @@ def show_roster(
     if output is not None:
         if closed is None:
             raise ConfigError("the roster is open; there is nothing to write yet")
-        write_whole(output, closed.content)
+        write_output(output, closed.content)
 
 
 @app.command("revoke")

@@ -5,6 +5,7 @@ All keys are ECDSA: P-256 for TLS, P-384 for Flower's nodes, whose private half 
 
 import hashlib
 import ipaddress
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -25,6 +26,7 @@ _AUTHORITY_DAYS: Final = 3650
 _SERVER_DAYS: Final = 397
 # Edge boxes have wrong clocks: a certificate of today is good for one whose clock is a day late.
 _BACKDATED_DAYS: Final = 1
+_HOST_NAME: Final = re.compile(r"(?:[A-Za-z0-9-]{1,63}\.)*[A-Za-z0-9-]{1,63}\.?")
 
 
 @dataclass(frozen=True, slots=True)
@@ -226,11 +228,13 @@ def _general_name(name: str) -> x509.GeneralName:
     except ValueError:
         pass
     try:
-        if not name or len(name) > 253 or not all(sign.isalnum() or sign in ".-" for sign in name):
+        if not _HOST_NAME.fullmatch(name) or len(name) > 253:
             raise ValueError
         return x509.DNSName(name)
     except ValueError:
-        raise ConfigError(f'"{name}" is neither a host name nor an address') from None
+        raise ConfigError(
+            f'"{name}" is neither a host name, whose parts have at most 63 letters and digits, nor an address'
+        ) from None
 
 
 def _signed(builder: x509.CertificateBuilder, key: ec.EllipticCurvePrivateKey) -> Certificate:

@@ -7,6 +7,7 @@ them: the one given as `path`, Debian's package, the checkout's `.data` (what `m
 import gzip
 import zlib
 from collections.abc import Sequence
+from contextlib import suppress
 from io import BufferedReader
 from pathlib import Path
 
@@ -61,7 +62,9 @@ def scale_pixels(pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
 def usual_folders() -> list[Path]:
     """Where the files may lie when no path is given, in the order in which they are looked for."""
     packaged = [Path("/"), Path(__file__).resolve().parents[2] / ".data", Path(".data")]
-    cached = [Path(".data"), Path("data"), Path.home() / ".cache/torchvision", Path.home() / ".cache"]
+    cached = [Path(".data"), Path("data")]
+    with suppress(RuntimeError):  # a user without a home folder
+        cached += [Path.home() / ".cache/torchvision", Path.home() / ".cache"]
     return [folder / PACKAGED for folder in packaged] + [folder / CACHED for folder in cached]
 
 

@@ -39,7 +39,9 @@ PIN_BYTES: Final = 16
 
 _SECRET_BYTES: Final = 16
 _PURPOSE: Final = "join"
-_ADDRESS: Final = re.compile(r"(\[[0-9A-Fa-f:.]{2,45}\]|[A-Za-z0-9][A-Za-z0-9.-]{0,252}):([0-9]{1,5})")
+_ADDRESS: Final = re.compile(
+    r"(\[[0-9A-Fa-f:.]{2,45}\]|(?=[^:]{1,253}:)(?:[A-Za-z0-9-]{1,63}\.)*[A-Za-z0-9-]{1,63}\.?):([0-9]{1,5})"
+)
 _LONGEST_CODE: Final = 600
 
 

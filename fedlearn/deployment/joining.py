@@ -9,7 +9,6 @@ import json
 import os
 import re
 import secrets
-import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -33,10 +32,11 @@ from fedlearn.deployment.invitation import (
 )
 from fedlearn.deployment.join_client import JoinClient, fetch_authority
 from fedlearn.deployment.policy_file import with_value
-from fedlearn.durable import write_whole
+from fedlearn.durable import check_replaceable, write_whole
 from fedlearn.errors import ConfigError, RefusedError
 from fedlearn.roster import Roster
 from fedlearn.shipped import shipped_root
+from fedlearn.toml import read_toml
 
 __all__ = ["ANSWER_FORMAT", "REQUEST_FORMAT", "Joined", "accept_answer", "fetch_roster", "join", "write_request"]
 
@@ -68,10 +68,10 @@ class Joined:
         """
         path = home / "client" / "server.toml"
         try:
-            values = tomllib.loads(path.read_text(encoding="utf-8"))
+            values = read_toml(path)
         except FileNotFoundError:
             raise ConfigError(f"{path}: no such file; join first: fedlearn client join CODE") from None
-        except (tomllib.TOMLDecodeError, UnicodeDecodeError):
+        except ConfigError:
             values = {}
         except OSError as error:
             raise ConfigError(f"{path}: cannot be read: {error.strerror}") from None
@@ -79,6 +79,9 @@ class Joined:
             set(values) != _FIELDS
             or values["format"] != _FORMAT
             or not _HEXADECIMAL.fullmatch(str(values["client_id"]))
+            or not all(isinstance(values[name], str) for name in values)
+            or not is_address(values["address"])
+            or not is_address(values["join_address"])
         ):
             raise ConfigError(f"{path}: expected the file that fedlearn client join writes; restore it from a backup")
         client_id = bytes.fromhex(values["client_id"])
@@ -126,6 +129,10 @@ def write_request(home: Path, code_text: str, file: Path, *, contact: str = "", 
         ConfigError: as `join`, or the file cannot be written.
     """
     code = Code.from_text(code_text)
+    try:
+        check_replaceable(file)
+    except OSError as error:
+        raise ConfigError(f"--request {file}: {error.strerror}") from None
     folder = _prepared(home, _template(home, contact, policy))
     applicant, identity = _applicant(folder, contact)
     fields = {"format": REQUEST_FORMAT, **_signed(code, applicant, identity, NO_NONCE)}
@@ -235,9 +242,9 @@ def _applicant(folder: Path, contact: str) -> tuple[Applicant, SigningKey]:
     node_key = node_public_key(read_secret(folder / "node.key"))
     path = folder / "client.toml"
     try:
-        client_id = tomllib.loads(path.read_text(encoding="utf-8"))["holder"]["client_id"]
+        client_id = read_toml(path)["holder"]["client_id"]
         right = _HEXADECIMAL.fullmatch(client_id) is not None
-    except (tomllib.TOMLDecodeError, KeyError, TypeError, OSError, UnicodeDecodeError):
+    except (ConfigError, KeyError, TypeError, OSError):
         right = False
     if not right:
         raise ConfigError(f"{path}: expected holder.client_id of 32 hexadecimal digits")

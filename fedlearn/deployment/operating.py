@@ -1,5 +1,6 @@
 """What an operator asks of a coordinator beside serving: begin a run, look at runs and members, take a member out."""
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -81,7 +82,7 @@ def _folder(home: ServerHome, config: RunConfig, roster: Roster) -> RunFolder:
         folder = RunFolder(path)
         folder.write(ROSTER_FILE, roster.content)
         if config.source:
-            folder.write("origin.txt", str(config.source).encode())
+            folder.write("origin.txt", os.fsencode(config.source))
         folder.write("config.toml", config.to_toml().encode())
     except OSError as error:
         raise ConfigError(f"{error.filename or path}: cannot be written: {error.strerror}") from None

@@ -1,11 +1,10 @@
 """Changes of a holder's policy that a command makes: one value, every other byte stays."""
 
 import re
-import tomllib
 from pathlib import Path
-from typing import Any
 
 from fedlearn.errors import ConfigError
+from fedlearn.toml import parse_toml
 
 __all__ = ["with_value"]
 
@@ -18,12 +17,12 @@ def with_value(content: bytes, section: str, key: str, value: str, *, place: Pat
     """
     pattern = re.compile(rf"""^([ \t]*{key}[ \t]*=[ \t]*)(["'])[^"'\r\n]*\2""", re.MULTILINE)
     try:
-        text = content.decode("utf-8")
-        expected: dict[str, Any] = tomllib.loads(text)
+        expected = parse_toml(content, place=place)
         expected[section][key] = value
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError, KeyError, TypeError):
+    except (ConfigError, KeyError, TypeError):
         raise ConfigError(f"{place}: expected a policy in TOML with a section [{section}]") from None
-    changed = pattern.sub(lambda found: f"{found[1]}{found[2]}{value}{found[2]}", text)
-    if tomllib.loads(changed) != expected:
+    text = content.decode("utf-8")
+    changed = pattern.sub(lambda found: f"{found[1]}{found[2]}{value}{found[2]}", text).encode()
+    if parse_toml(changed, place=place) != expected:
         raise ConfigError(f'{place}: write {key} = "..." on a line of its own in [{section}]')
-    return changed.encode()
+    return changed

@@ -6,7 +6,6 @@ import re
 import secrets
 import shutil
 import socket
-import tomllib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +21,7 @@ from fedlearn.durable import write_whole
 from fedlearn.errors import ConfigError
 from fedlearn.roster import RosterEntry
 from fedlearn.shipped import shipped_root
+from fedlearn.toml import read_toml
 
 __all__ = ["COORDINATOR", "ServerHome"]
 
@@ -87,12 +87,12 @@ class ServerHome:
         folder = (home / "server").absolute()
         path = folder / "server.toml"
         try:
-            values = tomllib.loads(path.read_text(encoding="utf-8"))
+            values = read_toml(path)
         except FileNotFoundError:
             raise ConfigError(f"{path}: no such file; make a server with fedlearn server init") from None
         except OSError as error:
             raise ConfigError(f"{path}: cannot be read: {error.strerror}") from None
-        except (tomllib.TOMLDecodeError, UnicodeDecodeError):
+        except ConfigError:
             values = {}
         if not _is_whole(values):
             raise ConfigError(f"{path}: expected the file that fedlearn server init writes; restore it from a backup")

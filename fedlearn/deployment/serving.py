@@ -28,8 +28,10 @@ def serve(home: ServerHome, tell: Tell, *, metrics_port: int | None = None) -> N
     """Serve until SIGTERM or SIGINT; with a `metrics_port`, with counts for Prometheus there.
 
     Raises:
+        ConfigError: the port of the counts is one that clients use.
         ConfigError, RunFailedError: as `Service.run`.
     """
+    _check_metrics_port(home, metrics_port)
     ended = background.until_told()
     Service(home, tell, metrics_port=metrics_port).run(ended)
     tell("stopped")
@@ -39,9 +41,10 @@ def start_in_background(home: ServerHome, *, metrics_port: int | None = None) ->
     """The same in a process of its own; gives its id once it serves.
 
     Raises:
-        ConfigError: a home is served already.
+        ConfigError: a home is served already, or the port of the counts is one that clients use.
         RunFailedError: it does not come up.
     """
+    _check_metrics_port(home, metrics_port)
     if (holder := service_process(home)) is not None:
         raise ConfigError(served_already(home, holder))
     metrics = [] if metrics_port is None else ["--metrics-port", str(metrics_port)]
@@ -52,6 +55,12 @@ def start_in_background(home: ServerHome, *, metrics_port: int | None = None) ->
         seconds=_START_SECONDS,
         party="server",
     )
+
+
+def _check_metrics_port(home: ServerHome, port: int | None) -> None:
+    if port in (home.port, home.join_port):
+        what = "connect" if port == home.port else "join"
+        raise ConfigError(f"--metrics-port {port}: the port where clients {what}; name another one")
 
 
 def await_endpoint(home: ServerHome) -> None:

@@ -8,15 +8,15 @@ them too; everybody else has to say --same-user.
 import hashlib
 import os
 import sys
-import tomllib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Literal
 
 import tomli_w
 
-from fedlearn.agent.socket import is_answering
+from fedlearn.agent.socket import check_socket_path, is_answering
 from fedlearn.deployment import background
+from fedlearn.deployment.invitation import is_address
 from fedlearn.deployment.joining import Joined
 from fedlearn.deployment.parts import Part
 from fedlearn.deployment.supervisor import STATE_FILE, Supervisor
@@ -28,6 +28,7 @@ from fedlearn.flower.node_app import SOCKET_KEY
 from fedlearn.flower.programs import flower_environment, free_port
 from fedlearn.holder_policy import HolderPolicy
 from fedlearn.logs import Tell
+from fedlearn.toml import parse_toml, read_toml
 
 __all__ = [
     "ADDRESS_KEY",
@@ -68,8 +69,8 @@ class Acceptance:
     def is_known(self, folder: Path) -> bool:
         """Whether the holder accepted these very two before."""
         try:
-            known = tomllib.loads((folder / _ACCEPTED_FILE).read_text(encoding="utf-8"))
-        except (OSError, tomllib.TOMLDecodeError, UnicodeDecodeError):
+            known = read_toml(folder / _ACCEPTED_FILE)
+        except (OSError, ConfigError):
             return False
         return known == {"policy_sha256": self.policy_sha256, "roster_sha256": self.roster_sha256}
 
@@ -131,6 +132,14 @@ class Start:
     def two_users(self) -> bool:
         """Whether each part runs as a user of its own."""
         return os.geteuid() == 0 and not self.same_user and self.only is None
+
+    def check_socket(self) -> None:
+        """See that the agent can listen where its policy says.
+
+        Raises:
+            ConfigError: the path is too long, or the policy is none.
+        """
+        check_socket_path(HolderPolicy.read(self.policy_path).socket_path)
 
     def check_users(self) -> None:
         """See that the bundle will not run as the user who owns the records.
@@ -264,9 +273,12 @@ def known_to_node(folder: Path) -> tuple[str, Path]:
     """
     path = folder / NODE_FILE
     try:
-        values = tomllib.loads(read_small(path).decode("utf-8"))
-        return values[ADDRESS_KEY], Path(values[SOCKET_KEY])
-    except (OSError, tomllib.TOMLDecodeError, UnicodeDecodeError, KeyError, TypeError):
+        values = parse_toml(read_small(path), place=path)
+        address, agent_socket = values[ADDRESS_KEY], Path(values[SOCKET_KEY])
+        if not is_address(address):
+            raise ConfigError(address)
+        return address, agent_socket
+    except (OSError, ConfigError, KeyError, TypeError):
         raise ConfigError(
             f"{path}: cannot be read; fedlearn client join --system writes it for the user of the node"
         ) from None

@@ -1,5 +1,6 @@
 """Processes beside this one: the same integers, whoever computes them and whoever is lost."""
 
+import multiprocessing
 import os
 import signal
 import subprocess
@@ -29,6 +30,15 @@ def sum_of_seeds(weights, chunk):
     """Stands for training: depends on the weights, the members and the randomness of the chunk."""
     draws = np.frombuffer(stream_entropy(lambda _: chunk.seed)(8 * DIMENSION), dtype=np.uint32)[:DIMENSION]
     return weights.astype(np.int64) * sum(chunk.members) + draws
+
+
+def test_a_worker_of_a_pool_is_told_that_it_can_start_no_others():
+    """Workers of a `multiprocessing.Pool` are daemons, which may have no children."""
+    with multiprocessing.get_context("spawn").Pool(1) as pool:
+        assert pool.apply(worker_count, ("auto", "cpu")) == 1
+        assert pool.apply(worker_count, (1, "cpu")) == 1
+        with pytest.raises(ConfigError, match=r"runtime\.workers is 2, and this process is a worker of a pool itself"):
+            pool.apply(worker_count, (2, "cpu"))
 
 
 # Coins and shares, coins and noise in each step, nothing at random.

@@ -56,6 +56,19 @@ def refusal() -> bytes:
     return len(REFUSAL).to_bytes(8, "big") + REFUSAL
 
 
+def test_who_only_looks_whether_somebody_listens_is_no_refused_peer(
+    path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The holder's own look comes from a user whom the agent answers nothing."""
+    with AgentServer(path, echo, clients=1, allowed=lambda _: False):
+        assert is_answering(path)
+        time.sleep(0.2)
+        assert not caplog.records
+        assert send(path, (0).to_bytes(4, "big") + FRAME.to_bytes()) == refusal()
+        time.sleep(0.2)
+    assert [record.getMessage() for record in caplog.records] == [f"a peer of user {os.geteuid()} is refused"]
+
+
 def test_a_request_reaches_its_client_and_the_reply_comes_back(server: AgentServer, path: Path) -> None:
     assert ask(path, 7, FRAME.to_bytes()) == b"7 masked model"
 

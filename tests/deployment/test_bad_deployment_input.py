@@ -7,6 +7,7 @@ Whatever a stranger sends gets the same bytes, and what is behind goes on.
 import asyncio
 import io
 import json
+import os
 import re
 import shutil
 import socket
@@ -64,7 +65,7 @@ def contents(folder: Path) -> dict[str, tuple[bytes | None, int]]:
     """Every path below a folder with its bytes and mode; SQLite's own files beside a database are none of ours."""
     ours = (path for path in folder.rglob("*") if not path.name.endswith(("-wal", "-shm", ".lock")))
     paths = [path for path in ours if path.name != "federation.db"]  # who opens it may tidy it up
-    return {str(path): (path.read_bytes() if path.is_file() else None, path.stat().st_mode) for path in paths}
+    return {str(path): (path.read_bytes() if path.is_file() else None, path.lstat().st_mode) for path in paths}
 
 
 def put(name: str, content: str | bytes) -> Change:
@@ -97,6 +98,29 @@ def policy(old: str, new: str) -> Change:
     return change("ada/client/client.toml", old, new)
 
 
+def linked(name: str, to: str = "note.txt") -> Change:
+    """The name is a link."""
+    return lambda place: (place / name).symlink_to(to)
+
+
+def pipe(name: str) -> Change:
+    """The name is a pipe."""
+    return lambda place: os.mkfifo(place / name)
+
+
+def metrics_at(key: str) -> Change:
+    """The server has 18443 for one of its ports."""
+    return change(SERVER_TOML, f"^{key} = .*$", f"{key} = 18443")
+
+
+DEEP = "/".join(["d" * 40] * 3)
+
+
+def deep(home: str) -> Change:
+    """The home lies so deep that no socket can have a path in it."""
+    return lambda place: shutil.copytree(place / home, place / DEEP)
+
+
 SERVER_TOML, POLICY, ROSTER = "op/server/server.toml", "ada/client/client.toml", "ada/client/roster.toml"
 INVITE, STATUS = ("server", "invite", "Ben", *OP), ("server", "status", *OP)
 INIT = ("server", "init", "--home", "new")
@@ -127,6 +151,46 @@ COMMANDS: dict[str, tuple[Change | None, tuple[str, ...], int, str]] = {
     "server.toml with a host of digits": (change(SERVER_TOML, "^host = .*$", "host = 5"), STATUS, 2, "restore it"),
     "server.toml with half an id": (change(SERVER_TOML, '(?<=_id = ")..', "zz"), STATUS, 2, "restore it"),
     "metrics at no port": (None, ("server", "start", *OP, "--metrics-port", "70000"), 2, "a port of 70000"),
+    "metrics where clients connect": (
+        metrics_at("port"),
+        ("server", "start", *OP, "--metrics-port", "18443"),
+        2,
+        "--metrics-port 18443: the port where clients connect",
+    ),
+    "metrics where they join, in the background": (
+        metrics_at("join_port"),
+        ("server", "start", "--detach", *OP, "--metrics-port", "18443"),
+        2,
+        "--metrics-port 18443: the port where clients join",
+    ),
+    "init for a name with a label of 64 signs": (None, (*INIT, "--name", "a" * 64), 2, "at most 63 letters and digits"),
+    "rotating for a name with a label of 64 signs": (
+        None,
+        ("server", "rotate-certificate", *OP, "--name", f"{'a' * 64}.org"),
+        2,
+        "at most 63 letters and digits",
+    ),
+    "a roster onto a device": (None, ("server", "roster", *OP, "--output", "/dev/null"), 2, "/dev/null: is a device"),
+    "a roster onto a link": (
+        linked("out"),
+        ("server", "roster", *OP, "--output", "out"),
+        2,
+        "out: is a link, which is",
+    ),
+    "a roster onto a pipe": (pipe("out"), ("server", "roster", "--close", *OP, "--output", "out"), 2, "out: is a pipe"),
+    "an answer onto a link": (
+        linked("out"),
+        ("server", "invite", "--answer", "note.txt", "--output", "out", *OP),
+        2,
+        "out: is a link",
+    ),
+    "a request onto a link": (linked("out"), (*JOIN, NOBODY, "--request", "out"), 2, "--request out: is a link"),
+    "a model onto a link to nothing": (
+        linked("out", "nowhere"),
+        ("client", "model", *ADA, "--output", "out"),
+        2,
+        "out: is a link",
+    ),
     "metrics at port 0": (None, ("server", "start", *OP, "--metrics-port", "0"), 2, "a port of 0; expected 1 to"),
     "a log of another form": (None, STATUS, 2, r"\$FEDLEARN_LOG is xml; expected json or text"),
     # the coordinator's keys, certificates and books
@@ -186,6 +250,19 @@ COMMANDS: dict[str, tuple[Change | None, tuple[str, ...], int, str]] = {
     "half a code": (None, (*JOIN, NOBODY[:40]), 2, "this is no invitation code"),
     "a code without end": (None, (*JOIN, "A" * 9000), 2, "this is no invitation code"),
     "a code of letters that are none": (None, (*JOIN, "ÄÖÜ" * 20), 2, "this is no invitation code"),
+    "a code of a host with a label of 64 signs": (
+        None,
+        (*JOIN, Code(bytes(16), bytes(16), f"{'a' * 64}:1").to_text()),
+        2,
+        "this is no invitation code",
+    ),
+    "a code of a host with an empty label": (
+        None,
+        (*JOIN, Code(bytes(16), bytes(16), "a..b:1").to_text()),
+        2,
+        "this is no invitation code",
+    ),
+    "a deep home": (deep("ada"), ("client", "start", "--same-user", "--home", DEEP), 2, "longer than the 107 bytes"),
     "a code of nobody": (None, (*JOIN, NOBODY), 4, "127.0.0.1:1 does not answer"),
     "code and answer": (None, (*JOIN, NOBODY, "--answer", "note.txt"), 2, "--answer FILE goes without CODE"),
     "an answer without a request": (None, (*JOIN, "--answer", "note.txt"), 2, "request"),
