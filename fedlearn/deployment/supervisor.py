@@ -48,6 +48,7 @@ _REASONS: Final = (
     ("401", "the coordinator turned a call away: this machine's clock is off, or the key was revoked"),
     ("Address already in use", "the port of Flower's node is taken on this machine"),
     ("Connection refused", "the coordinator does not answer"),
+    ("of this Flower has no", "the flwr that is installed here does not fit; install the one of requirements.lock"),
 )
 
 

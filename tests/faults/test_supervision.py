@@ -249,6 +249,7 @@ class TestF6TheClock:
         ("[SSL: WRONG_VERSION_NUMBER] wrong version number", "plain text"),
         ("HTTPStatusError: 401 Unauthorized", "clock is off, or the key was revoked"),
         ("fedlearn: SuperNode is not what it should be: its main loop has ended", "its main loop has ended"),
+        ("ImportError: flwr.x of this Flower has no uvicorn; install", "the flwr that is installed here does not fit"),
         ("", "it ended with code 0"),
     ],
 )
