@@ -26,6 +26,7 @@ from pydantic import (
     model_validator,
 )
 
+from fedlearn.bounded import read_json
 from fedlearn.canonical import canonical_json, floats_from_text, floats_to_text
 from fedlearn.errors import ConfigError
 from fedlearn.shipped import scenario_names, scenario_path
@@ -243,7 +244,7 @@ class RunConfig(_Section):
             ConfigError: the bytes are not canonical, or not a valid configuration.
         """
         try:
-            values = json.loads(body.decode("ascii"))
+            values = read_json(body, what="the configuration received")
             config = cls.from_values(floats_from_text(values, cls), place="configuration")
         except (ValueError, TypeError, LookupError, AttributeError, ArithmeticError, RecursionError):
             raise ConfigError("the configuration received is not valid canonical JSON") from None

@@ -6,8 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from safetensors.numpy import load
-
+from fedlearn.bounded import read_tensors
 from fedlearn.canonical import floats_as_text
 from fedlearn.certificate.attestation import Attestation, Attested, unseparated
 from fedlearn.certificate.figures import guarantees_of, noise_of, request_of
@@ -125,9 +124,10 @@ def model_bytes_of(model_file: bytes, layout: Layout) -> bytes:
     """Canonical bytes of the model in a safetensors file: those that every round sent, and that `model_hash` is of.
 
     Raises:
+        ConfigError: it is no safetensors file.
         ValueError: the file does not hold exactly the tensors of the layout.
     """
-    tensors = load(model_file)
+    tensors = read_tensors(model_file, what="the model file")
     if {name: values.shape for name, values in tensors.items()} != dict(zip(layout.names, layout.shapes, strict=True)):
         raise ValueError("the file has other tensors than the certified model")
     return write_model(layout.join(tensors), layout)

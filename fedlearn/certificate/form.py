@@ -3,13 +3,13 @@
 Canonical JSON without floats: a bound is a decimal rounded up, so that whoever reads it never reads too little.
 """
 
-import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from decimal import Decimal
 from typing import Any, Final
 
+from fedlearn.bounded import read_json
 from fedlearn.canonical import canonical_json
 from fedlearn.crypto.signatures import SigningKey, verify
 from fedlearn.errors import ConfigError, FedlearnError
@@ -31,6 +31,8 @@ TYPE: Final = "fedlearn/v1/certificate"
 INFINITE: Final = "infinite"
 
 _PLACES: Final = 6
+_LONGEST_TEXT: Final = 1 << 20  # the configuration of a table of many columns
+_ABOVE_INTEGERS: Final = 1 << 63
 _PURPOSE: Final = "certificate"
 
 
@@ -75,13 +77,15 @@ def parse(body: bytes) -> dict[str, Any]:
         MalformedError: it was one before it was changed.
     """
     try:
-        content = json.loads(body.decode("ascii"), parse_float=_refuse_float, parse_constant=_refuse_float)
-    except (ValueError, RecursionError):
+        content = read_json(body, what="the certificate")
+    except ConfigError as error:
+        if TYPE.encode() in body:
+            raise MalformedError(str(error)) from None
         content = None
     claims = isinstance(content, dict) and {"type", "coordinator"} <= set(content)
     if not claims and TYPE.encode() not in body:
         raise ConfigError(f'expected a certificate, canonical JSON of type "{TYPE}"')
-    if content is None or canonical_json(content) != body:
+    if canonical_json(content) != body:
         raise MalformedError("the bytes are not canonical JSON: something was changed, or added")
     _check(content, _CERTIFICATE, "the certificate")
     if content["type"] != TYPE:
@@ -95,10 +99,6 @@ def is_signed(content: Mapping[str, Any]) -> bool:
     signed = {**content, "coordinator": {"key": coordinator["key"]}}
     key, signature = bytes.fromhex(coordinator["key"]), bytes.fromhex(coordinator["signature"])
     return verify(key, signature, purpose=_PURPOSE, message=canonical_json(signed))
-
-
-def _refuse_float(text: str) -> None:
-    raise ValueError(text)
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,8 +120,8 @@ def _hex(size: int) -> _Matching:
     return _Matching(rf"[0-9a-f]{{{2 * size}}}", f"{2 * size} lower-case hexadecimal digits")
 
 
-_BOUND = _Matching(rf"(0|[1-9][0-9]*)\.[0-9]{{{_PLACES}}}|{INFINITE}", f"a decimal with {_PLACES} places")
-_DELTA = _Matching(r"0\.[0-9]*[1-9]", "a probability as a decimal")
+_BOUND = _Matching(rf"(0|[1-9][0-9]{{0,30}})\.[0-9]{{{_PLACES}}}|{INFINITE}", f"a decimal with {_PLACES} places")
+_DELTA = _Matching(r"0\.[0-9]{0,340}[1-9]", "a probability as a decimal")
 _HASH, _KEY, _ID, _SIGNATURE = _hex(32), _hex(32), _hex(16), _hex(64)
 _ANYTHING = object()
 
@@ -236,11 +236,13 @@ def _check(value: Any, shape: Any, place: str) -> None:
             if not isinstance(value, str) or not re.fullmatch(shape.pattern, value):
                 raise MalformedError(f"{place} is not {shape.what}")
         case type():
-            if type(value) is not shape or (type(value) is int and value < 0):
+            if type(value) is not shape or (type(value) is int and not 0 <= value < _ABOVE_INTEGERS):
                 raise MalformedError(f"{place} is {value!r:.80}; expected {_TYPES[shape]}")
+            if type(value) is str and len(value) > _LONGEST_TEXT:
+                raise MalformedError(f"{place} is a text of {len(value)} signs; expected at most {_LONGEST_TEXT}")
         case _:
             if not isinstance(value, dict):
                 raise MalformedError(f"{place} is not a table")
 
 
-_TYPES: Final = {str: "text", int: "an integer of at least 0", bool: "true or false"}
+_TYPES: Final = {str: "text", int: "an integer of at least 0 and below 2^63", bool: "true or false"}

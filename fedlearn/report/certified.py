@@ -1,11 +1,11 @@
 """The certificate of a run folder, as statement, checklist, registry entry and page take it."""
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Self
 
+from fedlearn.bounded import read_json
 from fedlearn.certificate.form import MalformedError, is_signed, number_of, parse
 from fedlearn.errors import ConfigError
 from fedlearn.privacy.guarantee import NEIGHBORING_RELATIONS, Guarantee, PrivacyUnit
@@ -81,7 +81,7 @@ class Certified:
     @property
     def config(self) -> Mapping[str, Any]:
         """The sections of the configuration, floats as text."""
-        sections: Mapping[str, Any] = json.loads(self.content["config"])
+        sections: Mapping[str, Any] = read_json(self.content["config"].encode(), what="the configuration")
         return sections
 
     @property

@@ -3,7 +3,6 @@
 The page repeats a privacy guarantee, so a folder that is incomplete or contradicts itself is refused, never patched.
 """
 
-import json
 import math
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import Annotated, Any, Literal, Self, TypeVar
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
+from fedlearn import bounded
 from fedlearn.config import RunConfig
 from fedlearn.errors import ConfigError
 from fedlearn.report.certified import Certified
@@ -217,9 +217,11 @@ def read_json(place: object, text: str) -> object:
         ConfigError: it is not JSON.
     """
     try:
-        return json.loads(text)
-    except (ValueError, RecursionError):
-        raise ConfigError(f"{place}: expected JSON as a run writes it; the file is damaged or cut off") from None
+        return bounded.read_json(text.encode(), what="it", finite=False)  # a diverged run has a loss of NaN
+    except ConfigError as error:
+        raise ConfigError(
+            f"{place}: expected JSON as a run writes it; the file is damaged or cut off ({error})"
+        ) from None
 
 
 def _lines(folder: Path, name: str, kind: type[_Model]) -> list[_Model]:
