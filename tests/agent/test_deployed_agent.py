@@ -156,6 +156,37 @@ def test_four_deployed_agents_give_a_sum_and_book_one_release_each(federation):
     assert parties.run(2).survivors == 4
 
 
+OWN_MODEL = """
+import argparse
+import torch
+from torch import nn
+
+class Own(nn.Module):
+    def __init__(self, classes):
+        super().__init__()
+        width = int(torch.linspace(1, 9, 3)[-1].item())
+        self.frozen, self.last = nn.Linear(64, width).requires_grad_(False), nn.Linear(width, classes)
+        self.scale = nn.Parameter(torch.tensor(2.0))
+
+    def forward(self, images):
+        return self.scale * self.last(torch.relu_(self.frozen(images.flatten(1))))
+
+def build(*, input_shape, classes):
+    argparse.ArgumentParser().parse_args()
+    return Own(classes)
+"""
+
+
+def test_an_odd_model_of_ones_own_deploys_as_it_simulates(federation, tmp_path, monkeypatch, caplog):
+    """Frozen, without dimensions, in place, sized by a tensor's value, and with a parser of arguments."""
+    (tmp_path / "own_deployed.py").write_text(OWN_MODEL)
+    monkeypatch.syspath_prepend(tmp_path)
+    play = federation({"models": '["own_deployed:build"]'}, 'model.name="own_deployed:build"')
+    assert play.run().survivors == 4
+    assert "failed" not in caplog.text
+    assert "absent" not in caplog.text
+
+
 def test_f2_a_copy_that_comes_during_training_waits_and_gets_the_same_vector(federation, monkeypatch):
     parties = federation()
     parties.begin(until="masked")
