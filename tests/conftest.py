@@ -16,6 +16,11 @@ from fedlearn.vector import layout_of, read_parameters
 SESSION = "0123456789abcdef" * 2
 
 
+def pytest_make_parametrize_id(val: object) -> str | None:
+    """A function by its name alone: with its address in it, two processes would collect tests of different names."""
+    return getattr(val, "__name__", None) if callable(val) else None
+
+
 @pytest.fixture(autouse=True)
 def _own_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("FEDLEARN_HOME", str(tmp_path / "home"))
