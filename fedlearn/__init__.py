@@ -11,7 +11,8 @@ if TYPE_CHECKING:
     from fedlearn.errors import BudgetExceededError, ConfigError, FedlearnError, RefusedError, RunFailedError
     from fedlearn.privacy.calibration import Plan
     from fedlearn.privacy.guarantee import Guarantee, PrivacyUnit
-    from fedlearn.simulation import RunResult, load_model, plan, simulate
+    from fedlearn.simulation import RunResult, plan, simulate
+    from fedlearn.trained import TrainedModel, load_model
 
 __all__ = [
     "BudgetExceededError",
@@ -24,6 +25,7 @@ __all__ = [
     "RunConfig",
     "RunFailedError",
     "RunResult",
+    "TrainedModel",
     "load_model",
     "plan",
     "simulate",
@@ -37,7 +39,8 @@ _HOMES = {
     "Guarantee": "fedlearn.privacy.guarantee",
     "PrivacyUnit": "fedlearn.privacy.guarantee",
     "RunResult": "fedlearn.simulation",
-    "load_model": "fedlearn.simulation",
+    "TrainedModel": "fedlearn.trained",
+    "load_model": "fedlearn.trained",
     "plan": "fedlearn.simulation",
     "simulate": "fedlearn.simulation",
 }

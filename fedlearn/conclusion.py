@@ -10,8 +10,6 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Final
 
-from safetensors.numpy import save
-
 from fedlearn.agent.simulated import SIMULATED_COORDINATOR
 from fedlearn.attesting import attestations_in
 from fedlearn.certificate.attestation import Attestation
@@ -30,6 +28,7 @@ from fedlearn.privacy.guarantee import Guarantee
 from fedlearn.privacy.mechanisms import MECHANISMS
 from fedlearn.report import write_report
 from fedlearn.rounds import RunData, releases_booked
+from fedlearn.trained import MODEL_FILE, model_file
 from fedlearn.training.device import pick_device
 from fedlearn.training.evaluate import Scores, evaluate
 from fedlearn.vector import layout_of
@@ -98,9 +97,8 @@ def conclude(folder: RunFolder, data: RunData, *, engine: str, noise: str, key: 
     model = data.build_model(data.config)
     device = pick_device(data.config.runtime.device)
     layout = layout_of(model)
-    tensors = {name: part.astype("float32") for name, part in layout.split(weights).items()}
-    model_file = save(tensors)
-    folder.write("model.safetensors", model_file)
+    content = model_file(weights, layout, data.config, input_shape=data.input_shape, classes=data.classes)
+    folder.write(MODEL_FILE, content)
     scores = evaluate(model, weights, data.test, device=device) if data.test is not None else None
     releases = releases_booked(data.config, data.population_size, progress.attempts_asked)
     guarantees = guarantees_after(data.plan, releases)
@@ -111,7 +109,7 @@ def conclude(folder: RunFolder, data: RunData, *, engine: str, noise: str, key: 
         "releases": releases,
         "guarantees": [guarantee.as_dict() for guarantee in guarantees],
     }
-    evidence = _evidence(folder, data, progress, summary, layout=layout, model_file=model_file)
+    evidence = _evidence(folder, data, progress, summary, layout=layout, model_file=content)
     folder.write(CERTIFICATE_FILE, certify(_attested(folder, evidence, key), key))
     folder.write_json("summary.json", summary)
     write_report(folder.path)

@@ -89,6 +89,10 @@ class RunData(Protocol):
         """Names of the classes, in the order of the model's outputs."""
 
     @property
+    def input_shape(self) -> tuple[int, ...]:
+        """Shape of a record as the model sees it."""
+
+    @property
     def test(self) -> Dataset | None:
         """Public held-out records as the model sees them."""
 

@@ -4,22 +4,13 @@ import logging
 import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from types import MethodType
-from typing import Any
-
-from numpy.typing import NDArray
-from safetensors import SafetensorError
-from safetensors.numpy import load_file
-from torch import nn
 
 from fedlearn.agent.processes import worker_count
 from fedlearn.agent.ray_tasks import check_ray_address
 from fedlearn.agent.simulated import SimulatedData, coordinator_key, load_simulated_data
-from fedlearn.agent.source import data_options
 from fedlearn.checkpoint import RunFolder, fresh_folder, load_run
 from fedlearn.conclusion import RunResult, conclude
 from fedlearn.config import RunConfig
-from fedlearn.data.preprocessing import Frame, preprocess_frame
 from fedlearn.errors import ConfigError
 from fedlearn.flower.in_process_engine import run_in_process
 from fedlearn.flower.ray_engine import check_ray, run_on_ray
@@ -28,9 +19,8 @@ from fedlearn.privacy.calibration import Plan
 from fedlearn.privacy.mechanisms import MECHANISMS
 from fedlearn.rounds import OnRound, RoundResult
 from fedlearn.training.device import pick_device
-from fedlearn.vector import layout_of, write_parameters
 
-__all__ = ["RoundResult", "RunResult", "check_output", "load_model", "plan", "resume", "simulate"]
+__all__ = ["RoundResult", "RunResult", "check_output", "plan", "resume", "simulate"]
 
 
 def plan(config: RunConfig) -> Plan:
@@ -79,39 +69,6 @@ def resume(
         raise ConfigError(f"{run_dir}: no run folder; expected one with config.toml, as `fedlearn simulate` writes it")
     config = load_run(folder.file("config.toml"))
     return _run(folder, load_simulated_data(config, progress), on_round)
-
-
-def load_model(run_dir: Path | str) -> nn.Module:
-    """The trained model of a run folder, in `eval` mode, with a method `preprocess(frame)`.
-
-    `preprocess` maps a data frame, or a mapping of column names to values, to (n, features) float32 by the public
-    bounds of `[data.columns]`, as the clients did.
-
-    Raises:
-        ConfigError: the folder holds no finished run.
-    """
-    folder = RunFolder(Path(run_dir))
-    if not folder.file("model.safetensors").is_file():
-        raise ConfigError(f"{run_dir}: no model.safetensors; expected the folder of a finished run")
-    data = load_simulated_data(load_run(folder.file("config.toml")))
-    model = data.build_model(data.config)
-    try:
-        tensors = load_file(folder.file("model.safetensors"))
-    except SafetensorError as error:
-        raise ConfigError(f"{folder.file('model.safetensors')}: expected a safetensors file; {error}") from None
-    layout = layout_of(model)
-    if {name: tensors[name].shape for name in tensors} != dict(zip(layout.names, layout.shapes, strict=True)):
-        raise ConfigError(f"{run_dir}: model.safetensors does not fit the model that config.toml names")
-    write_parameters(model, layout.join(tensors))
-    columns = data_options(data.config).columns
-
-    def preprocess(_: nn.Module, frame: Frame) -> NDArray[Any]:
-        if not columns:
-            raise ConfigError("preprocess needs [data.columns], which only csv and parquet runs have")
-        return preprocess_frame(frame, columns)
-
-    model.preprocess = MethodType(preprocess, model)  # type: ignore[assignment]  # a method of this one module
-    return model.eval()
 
 
 def _check_before_writing(data: SimulatedData) -> None:

@@ -25,7 +25,6 @@ from fedlearn.contribution import Contributor
 from fedlearn.crypto.keystream import Entropy, stream_entropy
 from fedlearn.data.dataset import Dataset
 from fedlearn.errors import FedlearnError, ProtocolError
-from fedlearn.layout import Layout
 from fedlearn.ledger import Ledger
 from fedlearn.policy import Policy
 from fedlearn.positions import Positions
@@ -38,7 +37,7 @@ __all__ = ["Agent", "Holder", "Premises", "handle_many"]
 
 _log = logging.getLogger(__name__)
 
-KeepModel = Callable[[str, Vector, Layout], None]
+KeepModel = Callable[[str, Vector, Agreement], None]
 
 
 @dataclass(slots=True)

@@ -15,13 +15,14 @@ import sys
 import threading
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Final
 
-from safetensors.numpy import save
 from torch import nn
 
 from fedlearn.agent.agent import Holder, Premises
+from fedlearn.agent.agreement import Agreement
 from fedlearn.agent.frames import MAX_FRAME_BYTES, REFUSAL, Frame
 from fedlearn.agent.masked_agent import MaskedAgent, seal
 from fedlearn.agent.secrecy import close_to_others
@@ -33,7 +34,6 @@ from fedlearn.crypto.signatures import SigningKey
 from fedlearn.durable import write_whole
 from fedlearn.errors import ConfigError, FedlearnError, ProtocolError, RefusedError
 from fedlearn.holder_policy import HolderPolicy
-from fedlearn.layout import Layout
 from fedlearn.ledger import Ledger
 from fedlearn.logs import log_as_json
 from fedlearn.policy import Policy
@@ -45,6 +45,7 @@ from fedlearn.room import MODELS_KEPT, Room, check_holder_room
 from fedlearn.secagg.messages import decode_advertise
 from fedlearn.secagg.stages import Member
 from fedlearn.secagg.transcript import LANE_BYTES
+from fedlearn.trained import model_file
 from fedlearn.training.device import pick_device
 
 __all__ = ["MODELS_FOLDER", "PAUSED_FILE", "DeployedAgent", "listen", "main", "read_identity"]
@@ -179,18 +180,19 @@ class DeployedAgent:
             build=self._builder(source, limits),
             population_size=len(self._roster.members),
             device=self._device,
-            keep_model=self._keep_model,
+            keep_model=partial(self._keep_model, source),
             same_user=self._same_user,
         )
         return MaskedAgent(holder, self._member, self._roster, premises)
 
-    def _keep_model(self, session: str, weights: Vector, layout: Layout) -> None:
+    def _keep_model(self, source: Source, session: str, weights: Vector, agreement: Agreement) -> None:
         """The final model of a session as a file, that of the run folder byte for byte; the latest few are kept."""
         folder = self._policy.path.parent / MODELS_FOLDER
-        tensors = {name: part.astype("float32") for name, part in layout.split(weights).items()}
+        like, layout = source.blank(agreement.config), agreement.layout
+        content = model_file(weights, layout, agreement.config, input_shape=like.input_shape, classes=like.classes)
         try:
             folder.mkdir(mode=0o700, exist_ok=True)
-            write_whole(folder / f"{session}.safetensors", save(tensors), mode=0o600)
+            write_whole(folder / f"{session}.safetensors", content, mode=0o600)
             for old in sorted(folder.glob("*.safetensors"), key=lambda path: path.stat().st_mtime)[:-MODELS_KEPT]:
                 old.unlink()
         except OSError as error:

@@ -130,7 +130,7 @@ class MaskedAgent:
                 session.attested = (digest, b"")  # before what was booked is read: no attempt begins any more
                 session.participant.forget()
                 session.attested = (digest, self._attestation(frame.session, session.config, digest))
-                self.premises.keep_model(frame.session, weights, session.agreement.layout)
+                self.premises.keep_model(frame.session, weights, session.agreement)
             if session.attested[0] != digest:
                 raise ProtocolError("another model for a session that is attested")
             return session.attested[1]

@@ -68,6 +68,11 @@ class SimulatedData:
         """Names of the classes."""
         return self.train.classes
 
+    @property
+    def input_shape(self) -> tuple[int, ...]:
+        """Shape of a record as the model sees it."""
+        return self.train.input_shape
+
     def build_model(self, config: RunConfig) -> nn.Module:
         """A fresh model with the start weights of `run.seed`, checked for its mode.
 

@@ -57,6 +57,11 @@ class PublicData:
         return self.like.classes
 
     @property
+    def input_shape(self) -> tuple[int, ...]:
+        """Shape of a record as the model sees it."""
+        return self.like.input_shape
+
+    @property
     def _search(self) -> list[Path]:
         return [self.config.source.parent] if self.config.source else []
 

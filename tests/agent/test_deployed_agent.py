@@ -36,6 +36,7 @@ from fedlearn.layout import write_model
 from fedlearn.secagg.messages import IDENTIFY, Envelope
 from fedlearn.secagg.transcript import Position
 from fedlearn.terms import terms_of
+from fedlearn.trained import load_model, model_file
 from fedlearn.vector import layout_of, read_parameters
 from tests.holder_files import FOUR, client_id, entry, key, small_roster, write_policy
 
@@ -351,6 +352,11 @@ def test_the_final_model_is_kept_as_it_was_signed_for_and_no_other(federation, t
     for member, same_user in ((1, 0), (3, 1)):
         reply = parties.agents[member].handle(0, "attest", parties.frame("attest", shown, 2))
         assert int.from_bytes(reply[32:36], "big") == same_user
+    coordinators = model_file(
+        weights.astype(np.float64), layout, parties.config, input_shape=like.input_shape, classes=like.classes
+    )
+    assert kept.read_bytes() == coordinators
+    assert len(load_model(kept).predict(like.features)) == 1
     tensors = load(kept.read_bytes())
     assert set(tensors) == set(layout.names)
     np.testing.assert_array_equal(np.concatenate([tensors[name].ravel() for name in layout.names]), weights)
