@@ -24,8 +24,8 @@ def parse_toml(content: bytes, *, place: str | Path) -> dict[str, Any]:
     """The values in the bytes of a TOML file; `place` begins the sentence when something is wrong.
 
     Raises:
-        ConfigError: it is none, or none that can be held: not UTF-8, nested too deeply, a number of too many digits or that is
-            not finite, more than 4 MiB.
+        ConfigError: it is none, or none that can be held: not UTF-8, nested too deeply, a number of too many digits or
+            that is not finite, more than 4 MiB.
     """
     if len(content) > _MOST_BYTES:
         raise ConfigError(f"{place} has {len(content)} bytes; expected at most {_MOST_BYTES}")

@@ -83,7 +83,7 @@ def test_a_certificate_holds_for_a_client_whose_clock_is_late(authority):
 
 @pytest.mark.parametrize("name", ["", "two words", "a/b", "x" * 300, "http://x"])
 def test_what_is_no_name_is_one_sentence(authority, name):
-    with pytest.raises(ConfigError, match="neither a host name, .* nor an address"):
+    with pytest.raises(ConfigError, match=r"neither a host name, .* nor an address"):
         authority.server_pair([name])
 
 
