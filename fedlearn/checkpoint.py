@@ -171,6 +171,14 @@ class RunFolder:
         stored = self._read_checkpoint()
         return stored[1].get("noised") if stored else None
 
+    def session(self) -> str | None:
+        """By what the data holders know this run; None before its first checkpoint, or where that is damaged."""
+        try:
+            with safe_open(self.file(_CHECKPOINT), "numpy") as stored:
+                return Progress(**json.loads(stored.metadata()["progress"])).session
+        except (OSError, SafetensorError, ValueError, KeyError, TypeError):
+            return None
+
     def _read_checkpoint(self) -> tuple[Progress, dict[str, NDArray[Any]]] | None:
         path = self.file(_CHECKPOINT)
         if not path.is_file():

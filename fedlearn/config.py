@@ -6,7 +6,6 @@ files state them, and `RunConfig` refuses a file that lacks one which its mode n
 
 import json
 import re
-import tomllib
 from collections.abc import Mapping, Sequence
 from decimal import Decimal
 from fractions import Fraction
@@ -29,6 +28,7 @@ from pydantic import (
 from fedlearn.bounded import read_json
 from fedlearn.canonical import canonical_json, floats_from_text, floats_to_text
 from fedlearn.errors import ConfigError
+from fedlearn.overrides import override_items, set_value
 from fedlearn.shipped import scenario_names, scenario_path
 from fedlearn.toml import read_toml
 from fedlearn.wording import nearest, sentence_of
@@ -213,9 +213,9 @@ class RunConfig(_Section):
         values = _read(path)
         if isinstance(data := values.get("data"), dict):
             data |= {key: _absolute(data[key], path.parent) for key in _PATHS if key in data}
-        for keys, value in _override_items(overrides):
+        for keys, value in override_items(overrides):
             is_path = keys[:-1] == ("data",) and keys[-1] in _PATHS
-            _set(values, keys, _absolute(value, Path.cwd()) if is_path else value)
+            set_value(values, keys, _absolute(value, Path.cwd()) if is_path else value)
         config = cls.from_values(values, place=str(source))
         config._source = path
         return config
@@ -320,54 +320,6 @@ def _expanded(path: str | Path) -> Path:
         return Path(path).expanduser()
     except RuntimeError:
         raise ConfigError(f"{path}: there is no such home folder; write the path out") from None
-
-
-# Names joined by dots, as TOML has them: in quotes, or bare; bare ones may have blanks and any letters here.
-_NAME = re.compile(r"""[ \t]*("(?:[^"\\]|\\.)*"|'[^']*'|[^\s.="'][^.="']*)[ \t]*([.=]|$)""")
-
-
-def _override_items(overrides: Sequence[str] | Mapping[str, object]) -> list[tuple[tuple[str, ...], object]]:
-    if isinstance(overrides, Mapping):
-        return [(_names_and_rest(key)[0], value) for key, value in overrides.items()]
-    items: list[tuple[tuple[str, ...], object]] = []
-    for text in overrides:
-        names, value = _names_and_rest(text)
-        if value is None or len(names) < 2:
-            raise ConfigError(f"--set {text}: expected section.key=value, such as privacy.target_epsilon=3")
-        items.append((names, _toml_value(value.strip())))
-    return items
-
-
-def _names_and_rest(text: str) -> tuple[tuple[str, ...], str | None]:
-    """The names at the front of "a.b=value" and what follows the sign "="; None where there is no such sign."""
-    names: list[str] = []
-    position = 0
-    while found := _NAME.match(text, position):
-        name = found[1].strip()
-        names.append(str(_toml_value(name)) if name[0] in "\"'" else name)
-        position = found.end()
-        if found[2] != ".":
-            return tuple(names), text[position:] if found[2] else None
-    return (), None
-
-
-def _toml_value(text: str) -> object:
-    """A TOML literal where it is one ("3", "true", "[1, 2]"), else the text itself."""
-    try:
-        return tomllib.loads(f"value = {text}")["value"]
-    except (ValueError, RecursionError):
-        return text
-
-
-def _set(values: dict[str, Any], keys: Sequence[str], value: object) -> None:
-    *sections, last = keys
-    for section in sections:
-        values = values.setdefault(section, {})
-        if not isinstance(values, dict):
-            raise ConfigError(
-                f"--set {'.'.join(keys)}: {section} is a value, not a section; expected section.key=value"
-            )
-    values[last] = value
 
 
 def _check_names(config: RunConfig, place: str) -> None:

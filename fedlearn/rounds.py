@@ -52,6 +52,7 @@ __all__ = [
     "run_rounds",
 ]
 
+_WHERE_REASONS_ARE: Final = "why a data holder refuses stands in its own log alone (log/agent.jsonl beside its policy)"
 # So often in a row an attempt may end before it asks for vectors: clients that refuse once refuse always.
 _ATTEMPTS_IN_VAIN: Final = 3
 
@@ -318,7 +319,8 @@ def _give_up_attempt(coordinator: Coordinator, *, asked: int, in_vain: int, erro
     # holder answers few of a round.
     if in_vain > (_ATTEMPTS_IN_VAIN if are_there else coordinator.patience):
         raise RunFailedError(
-            f"round {progress.round + 1}: {error}; {in_vain} attempts ended so, before a vector was asked for"
+            f"round {progress.round + 1}: {error}; {in_vain} attempts ended so, before a vector was asked for; "
+            f"{_WHERE_REASONS_ARE}"
         )
 
 

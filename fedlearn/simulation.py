@@ -13,6 +13,7 @@ from fedlearn.conclusion import RunResult, conclude
 from fedlearn.config import RunConfig
 from fedlearn.errors import ConfigError
 from fedlearn.flower.in_process_engine import run_in_process
+from fedlearn.flower.public_data import TABLES, PublicData
 from fedlearn.flower.ray_engine import check_ray, run_on_ray
 from fedlearn.flower.strategies import check_options
 from fedlearn.privacy.calibration import Plan
@@ -26,9 +27,19 @@ __all__ = ["RoundResult", "RunResult", "check_output", "plan", "resume", "simula
 def plan(config: RunConfig) -> Plan:
     """What the run's noise, divisors and guarantee will be, without running it.
 
+    A table without `data.path` is one that data holders have: its schema suffices. The roster then counts
+    `data.population_size` members, or as many as are asked in a round: each of them takes part in all rounds, which is
+    the most that a run can cost.
+
     Raises:
         ConfigError: the plan is refused, with the reason.
     """
+    if config.data.dataset in TABLES and config.data.path is None:
+        members = config.data.population_size or config.secure_aggregation.planned_cohort
+        unread = config.model_copy(update={"data": config.data.model_copy(update={"public_test": None})})
+        return PublicData.load(
+            unread.found_in(config.source) if config.source else unread, population_size=members
+        ).plan
     return load_simulated_data(config).plan
 
 

@@ -171,8 +171,12 @@ def _tell(found: "HolderStatus") -> None:
         typer.echo(f"  {name}: {state} for {part['seconds']} s{problem}")
     if found.policy_problem:
         typer.echo(f"  the policy does not hold: {found.policy_problem}")
+    if found.policy_differs:
+        typer.echo(
+            "  the policy's file was changed and is not what runs: fedlearn client stop, then start, to accept it"
+        )
     for account in found.accounts:
-        tell_account(account)
+        tell_account(account, with_estimate=False)
 
 
 def _folder(home: Path | None) -> Path:

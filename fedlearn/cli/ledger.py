@@ -92,18 +92,20 @@ def _path(ledger: Path | None, home: Path | None) -> Path:
     return ledger or home_folder(home) / "client" / "ledger.db"
 
 
-def tell_account(account: "Account") -> None:
-    """One data set in lines."""
+def tell_account(account: "Account", *, with_estimate: bool = True) -> None:
+    """One data set in lines; what is spent is the one figure that its budget bounds, unless an estimate is told too."""
     from fedlearn.privacy.guarantee import rounded_up
 
     budget = account.budget
     spent, estimate = (rounded_up(epsilon, 4) for epsilon in (account.spent, account.estimate))
     typer.echo(f"data set {account.dataset_id}")
     typer.echo(f" budget    epsilon {budget.max_epsilon:g} at delta {budget.max_delta:g} for one {budget.privacy_unit}")
-    typer.echo(
-        f" spent     epsilon {spent:g} at order {budget.order:g}, which the budget bounds; {estimate:g} at the best"
-    )
-    typer.echo("           order, an estimate where runs were chosen after seeing earlier models")
+    typer.echo(f" spent     epsilon {spent:g} of these")
+    if with_estimate:
+        typer.echo(
+            f" estimate  epsilon {estimate:g}, at the best order and not at the budget's, {budget.order:g}; the budget "
+        )
+        typer.echo("           does not count by it, for runs may have been chosen after seeing earlier models")
     typer.echo(f" releases  {sum(account.releases.values())}; {account.reserved} more reserved, which count as spent")
     for session, count in account.releases.items():
         typer.echo(f"           {count} in session {session}")

@@ -282,7 +282,7 @@ def _watch(server: "ServerHome", run: str) -> "Progressed":
             raise RunFailedError(f"the server is gone; run {run} goes on when it is started again")
         time.sleep(_WATCH_SECONDS)
     if progressed.run.state != "finished":
-        raise RunFailedError(f"run {run} is {progressed.run.state}{_because(progressed)}")
+        raise RunFailedError(f"run {progressed.name} is {progressed.run.state}{_because(progressed)}")
     return progressed
 
 
@@ -313,14 +313,15 @@ def _show_status(told: dict[str, Any]) -> None:
         typer.echo(f" {name}: {state}")
     typer.echo(f"roster: {told['roster_sha256'] or 'open'}")
     for run in told["runs"]:
-        typer.echo(f" {run['id']}: {run['state']}, round {run['round']} of {run['rounds']}")
+        known = f" (session {run['session'][:8]})" if run["session"] else ""
+        typer.echo(f" {run['id']}{known}: {run['state']}, round {run['round']} of {run['rounds']}")
 
 
 def _line(progressed: "Progressed") -> str:
     scored = "" if progressed.accuracy is None else f", accuracy {percent(progressed.accuracy)}"
     spent = "" if progressed.epsilon is None else f", epsilon {progressed.epsilon:.2f}"
     place = f"round {progressed.round} of {progressed.rounds}"
-    return f"{progressed.run.id}: {progressed.run.state}, {place}{scored}{spent}{_because(progressed)}"
+    return f"{progressed.name}: {progressed.run.state}, {place}{scored}{spent}{_because(progressed)}"
 
 
 def _because(progressed: "Progressed") -> str:

@@ -1,32 +1,39 @@
 """What a holder wants to know of its home: what runs, what it accepts, what was spent and what is left."""
 
+import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Final
 
 from fedlearn.agent.deployed import MODELS_FOLDER, PAUSED_FILE
 from fedlearn.deployment.starting import NODE_FOLDER, holder_process
-from fedlearn.deployment.supervisor import STATE_FILE
+from fedlearn.deployment.supervisor import POLICY_KEY, STATE_FILE
 from fedlearn.durable import read_small
 from fedlearn.errors import ConfigError, FedlearnError
 from fedlearn.holder_policy import HolderPolicy
 from fedlearn.ledger.statement import Account, read_statement
 
-__all__ = ["HolderStatus", "final_model", "leave", "pause", "read_status", "running_parts"]
+__all__ = ["HolderStatus", "final_model", "leave", "pause", "policy_differs", "read_status", "running_parts"]
 
+_SHORTEST_SESSION: Final = 8  # digits: what an operator is shown
 # What makes a home a member: without them it is in no federation. The ledger stays for as long as the records live.
 _MEMBERSHIP = ("node.key", "server.toml", "ca.crt", "roster.toml", "confirmed.toml", "accepted.toml", "node.toml")
 
 
 @dataclass(frozen=True, slots=True)
 class HolderStatus:
-    """`process` is that of `client start`, None where nothing runs; `problem` is what is wrong with a part."""
+    """`process` is that of `client start`, None where nothing runs; `problem` is what is wrong with a part.
+
+    `policy_differs`: the policy's file is not what the agent runs, for it was changed since the agent started.
+    """
 
     process: int | None
     paused: bool
     parts: dict[str, dict[str, object]]
     policy_problem: str | None
+    policy_differs: bool
     accounts: tuple[Account, ...]
 
     def as_dict(self) -> dict[str, object]:
@@ -37,6 +44,7 @@ class HolderStatus:
             "paused": self.paused,
             "parts": self.parts,
             "policy_problem": self.policy_problem,
+            "policy_differs": self.policy_differs,
             "datasets": [account.as_dict() for account in self.accounts],
         }
 
@@ -61,8 +69,19 @@ def read_status(folder: Path) -> HolderStatus:
         paused=(folder / PAUSED_FILE).exists(),
         parts=running_parts(folder),
         policy_problem=problem,
+        policy_differs=policy_differs(folder),
         accounts=tuple(read_statement(ledger).accounts) if ledger.exists() else (),
     )
+
+
+def policy_differs(folder: Path) -> bool:
+    """Whether an agent runs for the home whose `client/` is `folder`, and by another policy than the file has now."""
+    try:
+        runs = json.loads(read_small(folder / STATE_FILE))[POLICY_KEY]
+        here = hashlib.sha256((folder / "client.toml").read_bytes()).hexdigest()
+    except (OSError, ValueError, LookupError, TypeError, RecursionError):
+        return False
+    return runs is not None and runs != here
 
 
 def pause(folder: Path, *, end: bool) -> None:
@@ -93,7 +112,7 @@ def leave(folder: Path) -> None:
 
 
 def final_model(folder: Path, session: str | None) -> Path:
-    """The file of the final model of a session, by default the latest.
+    """The file of the final model of a session, by default the latest; the first 8 digits of a session are enough.
 
     Raises:
         ConfigError: no run has ended here, or the session is none of those kept.
@@ -104,7 +123,7 @@ def final_model(folder: Path, session: str | None) -> Path:
     if session is None:
         return kept[-1]
     for path in kept:
-        if path.stem == session:
+        if len(session) >= _SHORTEST_SESSION and path.stem.startswith(session):
             return path
     raise ConfigError(f"--session {session}: not kept here; expected one of {', '.join(path.stem for path in kept)}")
 

@@ -91,7 +91,10 @@ def _folder(home: ServerHome, config: RunConfig, roster: Roster) -> RunFolder:
 
 @dataclass(frozen=True, slots=True)
 class Progressed:
-    """How far a run is. Scores are None where there is no public test data, or no round yet."""
+    """How far a run is. Scores are None where there is no public test data, or no round yet.
+
+    `session` is the run's name at the data holders: in their ledgers, logs and final models. None before it began.
+    """
 
     run: BookedRun
     folder: Path
@@ -99,11 +102,18 @@ class Progressed:
     rounds: int
     accuracy: float | None
     epsilon: float | None
+    session: str | None
+
+    @property
+    def name(self) -> str:
+        """The run's id, and the first 8 digits of what the data holders call it."""
+        return f"{self.run.id} (session {self.session[:8]})" if self.session else self.run.id
 
     def as_dict(self) -> dict[str, Any]:
         """As JSON has it."""
         return {
             "id": self.run.id,
+            "session": self.session,
             "state": self.run.state,
             "reason": self.run.reason,
             "round": self.round,
@@ -123,7 +133,8 @@ def progress_of(home: ServerHome, run: BookedRun) -> Progressed:
     folder = RunFolder(home.folder / "runs" / run.id)
     last = (folder.lines("metrics.jsonl") or [{}])[-1]
     rounds = load_run(folder.file("config.toml")).run.rounds
-    return Progressed(run, folder.path, last.get("round", 0), rounds, last.get("accuracy"), last.get("epsilon"))
+    scores = (last.get("accuracy"), last.get("epsilon"))
+    return Progressed(run, folder.path, last.get("round", 0), rounds, *scores, folder.session())
 
 
 def member_states(home: ServerHome, federation: Federation) -> dict[str, str]:

@@ -202,6 +202,7 @@ def _supervise(start: Start, tell: Tell) -> None:
         agent=None if start.only == "node" else _agent_part(start, log),
         node=None if start.only == "agent" else _node_part(start, address, log),
         agent_answers=lambda: is_answering(agent_socket),
+        policy=None if start.only == "node" else start.policy_path,
         address=address,
         tell=tell,
     ).run(ended)

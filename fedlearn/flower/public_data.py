@@ -15,9 +15,9 @@ from fedlearn.data.dataset import Dataset
 from fedlearn.models import model_features
 from fedlearn.privacy.calibration import Plan
 
-__all__ = ["PublicData"]
+__all__ = ["TABLES", "PublicData"]
 
-_TABLES = ("csv", "parquet")
+TABLES = ("csv", "parquet")
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,7 @@ class PublicData:
             ConfigError: the configuration does not fit its kind of data, or the file cannot be used.
         """
         kind, given = config.data.dataset, config.data.public_test
-        is_table = kind in _TABLES
+        is_table = kind in TABLES
         file = Path(given) if is_table and isinstance(given, str) else None
         source = Source(kind, file or Path(kind)) if is_table else Source(kind, None)
         if is_table:

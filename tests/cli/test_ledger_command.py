@@ -47,8 +47,8 @@ def test_show_tells_budget_spent_estimate_and_releases_by_session(run, path):
     assert code == 0
     spent, best = (math.ceil(epsilon * 10**4) / 10**4 for epsilon in Ledger(path).spent("ward"))
     assert "data set ward\n budget    epsilon 3 at delta 1e-05 for one record\n" in out
-    assert f" spent     epsilon {spent:g} at order " in out
-    assert f"; {best:g} at the best\n" in out
+    assert f" spent     epsilon {spent:g} of these\n" in out
+    assert f" estimate  epsilon {best:g}, at the best order" in out
     assert " releases  5; 1 more reserved, which count as spent\n" in out
     assert "3 in session aa\n" in out
     assert "2 in session bb\n" in out

@@ -56,6 +56,16 @@ def only_object(out: str) -> dict[str, Any]:
 # ---------------------------------------------------------------- simulate
 
 
+def test_a_run_that_is_meant_for_holders_is_planned_by_its_schema(run: Run, tmp_path: Path) -> None:
+    keys = ("data.dataset=csv", "data.label=y", 'data.classes=[["0"], ["1"]]', "data.columns.a={low=0, high=5}")
+    schema = [word for key in (*keys, "data.public_test=nowhere.csv") for word in ("--set", key)]
+    told = only_object(run("plan", "digits", *schema, "--json").out)
+    assert (told["dimension"], told["refusals"]) == (4, [])
+    (tmp_path / "table.csv").write_text("a,y\n" + "1,0\n2,1\n" * 100)
+    read = [word for key in (*keys, "data.path=table.csv") for word in ("--set", key)]
+    assert only_object(run("plan", "digits", *read, "--json").out) == told
+
+
 def test_json_is_one_object_with_the_keys_of_the_house(run: Run, tmp_path: Path) -> None:
     told = run("simulate", *SHORT, "--json")
     assert told.code == 0

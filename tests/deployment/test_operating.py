@@ -2,10 +2,11 @@
 
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 from server_files import NAMES, new_home
 
-from fedlearn.checkpoint import RunFolder, load_run
+from fedlearn.checkpoint import Progress, RunFolder, load_run
 from fedlearn.config import RunConfig
 from fedlearn.crypto.certificates import new_node_key, node_public_key
 from fedlearn.crypto.signatures import SigningKey
@@ -55,6 +56,18 @@ def test_a_run_begins_over_the_closed_roster_and_waits_for_its_turn(home, federa
     (booked,) = Runs(home.database_path).all()
     progressed = operating.progress_of(home, booked)
     assert (progressed.run.state, progressed.round, progressed.rounds) == ("waiting", 0, 2)
+    assert (progressed.session, progressed.name) == (None, run)
+
+
+def test_a_run_has_the_name_by_which_its_holders_know_it(home, federation):
+    federation.close_roster(home.entry)
+    run, _ = operating.begin_run(home, example(home), [])
+    folder = RunFolder(home.folder / "runs" / run)
+    folder.save_checkpoint(Progress("0123456789abcdef" * 2, "now"), np.zeros(3), {})
+    (booked,) = Runs(home.database_path).all()
+    progressed = operating.progress_of(home, booked)
+    assert progressed.name == f"{run} (session 01234567)"
+    assert progressed.as_dict()["session"] == "0123456789abcdef" * 2
 
 
 def test_f20_who_is_revoked_is_in_no_cohort_of_any_run(home, federation):

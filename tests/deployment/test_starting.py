@@ -1,6 +1,7 @@
 """What a holder accepts before anything runs, and what it sees and says afterwards."""
 
 import hashlib
+import json
 import os
 import subprocess
 import sys
@@ -12,8 +13,9 @@ from typer.testing import CliRunner
 import fedlearn
 from fedlearn.cli import app
 from fedlearn.deployment.background import EndedEarlyError, start_in_background
-from fedlearn.deployment.holder_status import leave, pause, read_status
+from fedlearn.deployment.holder_status import leave, pause, policy_differs, read_status
 from fedlearn.deployment.starting import Acceptance, Start, holder_process
+from fedlearn.deployment.supervisor import POLICY_KEY
 from fedlearn.errors import ConfigError, FedlearnError, RefusedError
 from fedlearn.holder_policy import HolderPolicy
 from tests.holder_files import small_roster, write_policy
@@ -109,6 +111,21 @@ def test_status_pause_and_leave_of_a_home_that_does_not_run(folder, tmp_path):
     leave(folder)
     assert {path.name for path in folder.iterdir()} == {"client.toml", "identity.key", "ledger.db"}
     assert "roster" in str(read_status(_without_ledger(folder)).policy_problem)
+
+
+def test_a_policy_that_was_changed_is_told_from_the_one_that_runs(folder):
+    assert not policy_differs(folder)
+    known = hashlib.sha256((folder / "client.toml").read_bytes()).hexdigest()
+    (folder / "state.json").write_text(json.dumps({"process": 1, POLICY_KEY: known, "parts": {}}))
+    assert not read_status(folder).policy_differs
+    with (folder / "client.toml").open("a") as file:
+        file.write("# a thought\n")
+    assert read_status(folder).as_dict()["policy_differs"] is True
+    told = CliRunner().invoke(app, ["client", "status", "--home", str(folder.parent)]).output
+    assert "the policy's file was changed and is not what runs: fedlearn client stop, then start" in told
+    for damaged in ("[]", "{}", '{"policy_sha256": null}', "x"):
+        (folder / "state.json").write_text(damaged)
+        assert not policy_differs(folder)
 
 
 def _without_ledger(folder: Path) -> Path:

@@ -45,7 +45,7 @@ def test_a_run_that_its_holders_refuse_ends_soon_and_says_so(policies, tmp_path)
     agents = [DeployedAgent(policy) for policy in policies]
     for policy in policies:
         policy.with_name(PAUSED_FILE).touch()
-    with pytest.raises(RunFailedError, match="4 attempts ended so, before a vector was asked for"):
+    with pytest.raises(RunFailedError, match=r"4 attempts ended so, before a vector was asked for; .* its own log"):
         run_over(agents, tmp_path / "run", CONFIG, small_roster())
     for agent in agents:
         assert agent.ledger.events("digits") == []

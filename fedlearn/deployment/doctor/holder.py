@@ -9,7 +9,7 @@ from fedlearn.deployment.doctor.check import Check, error, looked, ok, warning
 from fedlearn.deployment.doctor.files import closed_folder, flower_home, secret_lines
 from fedlearn.deployment.doctor.network import date_line, way_lines
 from fedlearn.deployment.doctor.records import records_line
-from fedlearn.deployment.holder_status import running_parts
+from fedlearn.deployment.holder_status import policy_differs, running_parts
 from fedlearn.deployment.joining import Joined
 from fedlearn.deployment.policy_check import PolicyCheck, check_policy
 from fedlearn.deployment.starting import NODE_FOLDER, holder_process, known_to_node
@@ -167,6 +167,9 @@ def _running(folder: Path, policy: HolderPolicy | None) -> Iterator[Check]:
             problem = "the coordinator has not let it in"
         if problem:
             yield warning("running", f"the {name}: {problem}", f"see {name}.jsonl in the folder log")
+    if policy_differs(folder):
+        told = "the policy's file was changed since the agent started, which obeys the earlier one"
+        yield warning("running", told, "fedlearn client stop, then start, which shows it and asks")
     if policy is not None and not is_answering(policy.socket_path):
         yield error("running", f"process {process} runs, and its agent does not answer", "stop and start it again")
     else:
