@@ -28,11 +28,13 @@ def collect_attestations(
     position: Position,
     config: bytes,
     model: bytes,
+    event: bytes | None,
 ) -> None:
     """Ask whoever has not attested yet, and write each attestation that holds into the run folder.
 
-    `position` is that of the question's frame. A member that refuses, is away, or signs another model or ledger than it
-    says is left out: a certificate names those who attest, and a run does not fail for the others.
+    `position` is that of the question's frame, `event` the canonical one of a release as a holder books it. Whoever
+    refuses, is away, or signs another model, ledger or event than it says is left out: a certificate names those who
+    attest, and a run does not fail for the others.
     """
     known = {attestation.client_id for attestation in attestations_in(folder)}
     waiting = {n: model for n, entry in enumerate(roster.members) if entry.client_id not in known}
@@ -51,7 +53,8 @@ def collect_attestations(
         except ProtocolError as error:
             _log.info("an attestation of client %s is not used: %s", entry.client_id.hex(), error)
             return False
-        if attestation.holds(session=position.session, roster_hash=roster.sha256, model_hash=model_hash):
+        session, roster_hash = position.session, roster.sha256
+        if attestation.holds(session=session, roster_hash=roster_hash, model_hash=model_hash, event=event):
             folder.append(_FILE, attestation.as_dict())
         else:
             _log.info("client %s signs another model, ledger or configuration", entry.client_id.hex())

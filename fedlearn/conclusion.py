@@ -197,7 +197,7 @@ def _attested(folder: RunFolder, evidence: Evidence, key: SigningKey) -> Evidenc
     if evidence.kind == "deployment":
         return replace(known, attestations=attestations_in(folder))
     signed = Attestation.sign(
-        known.attested(releases=state.releases, ledger_head=state.head),
+        known.attested(releases=state.releases, ledger_head=state.head, events_hash=state.events_hash),
         key,
         client_id=SIMULATED_COORDINATOR,
         dataset_id=evidence.kind,

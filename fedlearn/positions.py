@@ -1,7 +1,12 @@
-"""How far each session got at each data set: (round, attempt) only grows, also over a restart."""
+"""What a holder must not forget of a session: how far it got, its one configuration, the one model it attested.
+
+It is forgotten neither when the agent restarts nor when other sessions begin.
+"""
 
 import sqlite3
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from fedlearn.durable import identity_of_database, open_database
@@ -14,15 +19,26 @@ CREATE TABLE IF NOT EXISTS positions (
     dataset_id TEXT NOT NULL, session TEXT NOT NULL, round INTEGER NOT NULL, attempt INTEGER NOT NULL,
     PRIMARY KEY (dataset_id, session)
 ) STRICT, WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS configurations (session TEXT NOT NULL PRIMARY KEY, body BLOB NOT NULL) STRICT;
+CREATE TABLE IF NOT EXISTS attested (
+    dataset_id TEXT NOT NULL, session TEXT NOT NULL, model_hash BLOB NOT NULL, PRIMARY KEY (dataset_id, session)
+) STRICT, WITHOUT ROWID;
 """
 _ADVANCE = """
 INSERT INTO positions VALUES (?1, ?2, ?3, ?4)
 ON CONFLICT DO UPDATE SET round = ?3, attempt = ?4 WHERE (round, attempt) < (?3, ?4)
 """
+_CONFIGURATION = "SELECT body FROM configurations WHERE session = ?"
+_ATTESTED = "SELECT model_hash FROM attested WHERE dataset_id = ? AND session = ?"
 
 
 class Positions:
-    """A table beside the ledger's, in the same file. `advance` returns when the position is on disk.
+    """Tables beside the ledger's, in the same file. What writes returns when it is on disk.
+
+    Guarantees:
+        (round, attempt) of a session only grows at a data set;
+        a session has one configuration, and with it one data set of a holder;
+        one model of a session is attested, and from then on no attempt of it begins at that data set.
 
     Raises:
         RefusedError: the file cannot be opened.
@@ -41,21 +57,60 @@ class Positions:
         with self._lock:
             self._database.close()
 
-    def advance(self, dataset_id: str, session: str, round_number: int, attempt: int) -> None:
-        """Move a session forward.
+    def advance(self, dataset_id: str, session: str, round_number: int, attempt: int, config: bytes) -> None:
+        """Move a session forward; its first `config`, canonical bytes, is pinned.
 
         Raises:
-            ProtocolError: it is there already, or further.
+            ProtocolError: it is there already, or further; it has another configuration, or is attested.
             RefusedError: the file cannot be written, or was removed or replaced.
         """
+        with self._transaction() as database:
+            if database.execute(_ATTESTED, (dataset_id, session)).fetchone():
+                raise ProtocolError("a round of a session that is attested")
+            pinned = database.execute(_CONFIGURATION, (session,)).fetchone()
+            if pinned is None:
+                database.execute("INSERT INTO configurations VALUES (?, ?)", (session, config))
+            elif pinned[0] != config:
+                raise ProtocolError("the configuration changed within a session")
+            if not database.execute(_ADVANCE, (dataset_id, session, round_number, attempt)).rowcount:
+                raise ProtocolError(
+                    f"round {round_number}, attempt {attempt} does not come after the session's last one"
+                )
+
+    def configuration(self, session: str) -> bytes | None:
+        """The canonical bytes that a session is pinned to; None for one that never began.
+
+        Raises:
+            RefusedError: the file cannot be read, or was removed or replaced.
+        """
+        with self._transaction() as database:
+            pinned = database.execute(_CONFIGURATION, (session,)).fetchone()
+        return None if pinned is None else bytes(pinned[0])
+
+    def attest(self, dataset_id: str, session: str, model_hash: bytes) -> None:
+        """End a session for good with the one model of which this hash is; the same one may come again.
+
+        Raises:
+            ProtocolError: another model was attested.
+            RefusedError: the file cannot be written, or was removed or replaced.
+        """
+        with self._transaction() as database:
+            attested = database.execute(_ATTESTED, (dataset_id, session)).fetchone()
+            if attested is None:
+                database.execute("INSERT INTO attested VALUES (?, ?, ?)", (dataset_id, session, model_hash))
+            elif attested[0] != model_hash:
+                raise ProtocolError("another model for a session that is attested")
+
+    @contextmanager
+    def _transaction(self) -> Iterator[sqlite3.Connection]:
+        """All of it, or nothing."""
         if identity_of_database(self._path) != self._identity:
             raise RefusedError(
                 f"{self._path}: the ledger was removed or replaced while it was open; nothing is answered"
             )
         try:
-            with self._lock:
-                moved = self._database.execute(_ADVANCE, (dataset_id, session, round_number, attempt)).rowcount
+            with self._lock, self._database:
+                self._database.execute("BEGIN IMMEDIATE")
+                yield self._database
         except sqlite3.Error as error:
             raise RefusedError(f"{self._path}: the ledger failed ({error}); nothing is answered") from None
-        if not moved:
-            raise ProtocolError(f"round {round_number}, attempt {attempt} does not come after the session's last one")

@@ -135,10 +135,10 @@ def test_a_ledger_that_is_taken_away_while_it_is_open_is_noticed_before_the_next
 
 def test_a_position_is_not_moved_in_a_file_that_was_taken_away(path):
     positions = Positions(path)
-    positions.advance("d", "s", 0, 0)
+    positions.advance("d", "s", 0, 0, b"{}")
     path.unlink()
     with pytest.raises(RefusedError, match="removed or replaced while it was open; nothing is answered"):
-        positions.advance("d", "s", 0, 1)
+        positions.advance("d", "s", 0, 1, b"{}")
 
 
 @pytest.mark.parametrize("before", ["new", "made readable by an older version"])
@@ -150,7 +150,7 @@ def test_ledger_journal_and_count_are_their_owners_alone_whatever_the_umask_is(p
             for file in path.parent.iterdir():
                 file.chmod(0o666)
         ledger, positions = opened(path, rounds=[5]), Positions(path)
-        positions.advance("d", "s", 0, 0)
+        positions.advance("d", "s", 0, 0, b"{}")
         modes = {file.name: oct(stat.S_IMODE(file.stat().st_mode)) for file in path.parent.iterdir()}
         names = ("ledger.db", "ledger.db-shm", "ledger.db-wal", "ledger.db.count")
         assert modes == dict.fromkeys(names, "0o600")

@@ -138,6 +138,8 @@ class DeployedAgent:
         try:
             if stage == "advertise":
                 return self._begin(frame, request)
+            if stage == "attest":
+                return self._attest(frame, request)
             if frame.session not in self._sessions:
                 raise ProtocolError("a stage of an unknown session")
         except FedlearnError as error:
@@ -152,7 +154,7 @@ class DeployedAgent:
             FedlearnError: the configuration cannot be read, or no data set of the policy is meant.
         """
         with self._beginning:
-            agent = self._sessions.get(frame.session) or self._new_agent(frame)
+            agent = self._sessions.get(frame.session) or self._new_agent(decode_advertise(frame.body)[1])
             reply = agent.handle("advertise", request)
             if not reply.startswith(REFUSAL):
                 _log.info("session %s, round %d, attempt %d begins", frame.session, frame.round, frame.attempt)
@@ -161,15 +163,29 @@ class DeployedAgent:
                 self._keep(frame.session, agent)
             return reply
 
+    def _attest(self, frame: Frame, request: bytes) -> bytes:
+        """Stage 5, also of a session that began before the last restart or before many others.
+
+        Raises:
+            FedlearnError: the session never began, or its data set is not in the policy any more.
+        """
+        with self._beginning:  # no attempt begins beside an agent that does not know of it
+            if (agent := self._sessions.get(frame.session)) is None:
+                config = self._positions.configuration(frame.session)
+                if config is None:
+                    raise ProtocolError("an attestation for a session that never began")
+                agent = self._new_agent(config)
+            return agent.handle("attest", request)
+
     def _keep(self, session: str, agent: MaskedAgent) -> None:
         kept = {name: known for name, known in self._sessions.items() if name != session}
         while len(kept) >= _SESSIONS_KEPT:
             kept.pop(next(iter(kept))).forget()
         self._sessions = {**kept, session: agent}
 
-    def _new_agent(self, frame: Frame) -> MaskedAgent:
-        """This holder in one session, with the data set that the session is about."""
-        config = RunConfig.from_bytes(decode_advertise(frame.body)[1])
+    def _new_agent(self, body: bytes) -> MaskedAgent:
+        """This holder in a session of that configuration, with the data set that it is about."""
+        config = RunConfig.from_bytes(body)
         dataset_id = self._policy.dataset_of(config)
         source, limits = Source.of(self._policy, dataset_id), self._limits[dataset_id]
         holder = Holder(self._policy.client_id, dataset_id, lambda: source.records(config), fingerprinted=True)
@@ -219,10 +235,10 @@ class _UnlessPaused(Positions):
         super().__init__(path)
         self._marker = marker
 
-    def advance(self, dataset_id: str, session: str, round_number: int, attempt: int) -> None:
+    def advance(self, dataset_id: str, session: str, round_number: int, attempt: int, config: bytes) -> None:
         if self._marker.exists():
             raise RefusedError("paused by the holder; go on with fedlearn client pause --end")
-        super().advance(dataset_id, session, round_number, attempt)
+        super().advance(dataset_id, session, round_number, attempt, config)
 
 
 def read_identity(policy: HolderPolicy) -> SigningKey:

@@ -18,6 +18,7 @@ STAGES: Final = ("identify", "advertise", "share", "masked", "consistency", "unm
 MAX_FRAME_BYTES: Final = 1 << 30
 
 _MAX_HEADER: Final = 512
+_COUNTERS: Final = (1 << 32, 1 << 16)  # round and attempt are below: u32 and u16 of the context
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,7 +85,7 @@ class Frame:
         except (ValueError, KeyError, TypeError, RecursionError):
             raise ProtocolError("frame whose header cannot be read") from None
         valid_session = isinstance(session, str) and len(session) == 32 and set(session) <= set("0123456789abcdef")
-        valid_counters = all(type(counter) is int and 0 <= counter < 2**32 for counter in counters)
+        valid_counters = all(type(n) is int and 0 <= n < most for n, most in zip(counters, _COUNTERS, strict=True))
         if version != 1 or stage not in STAGES or not valid_session or not valid_counters:
             raise ProtocolError("frame whose header has a field out of range")
         return cls(stage, session, counters[0], counters[1], body)

@@ -13,6 +13,7 @@ from fedlearn.attempts import STAGE_NAMES
 from fedlearn.certificate.attestation import ATTEST, Attestation, Attested
 from fedlearn.errors import FedlearnError, ProtocolError
 from fedlearn.layout import read_model
+from fedlearn.ledger import SessionState
 from fedlearn.roster import Roster
 from fedlearn.secagg.messages import IDENTIFY, Envelope, Stage
 from fedlearn.secagg.participant import Participant
@@ -30,12 +31,11 @@ _SESSIONS_KEPT = 16
 
 @dataclass(slots=True)
 class _Session:
-    """One run at this holder. The configuration is pinned by the first one that was accepted, the model by the last."""
+    """One run at this holder. Its one configuration and its one attested model are on disk, with its position."""
 
     participant: Participant
-    config: bytes | None = None
+    config: bytes = b""
     agreement: Agreement | None = None
-    attested: tuple[bytes, bytes] | None = None  # hash of the one model that was shown at the end, and what was signed
     attesting: threading.Lock = field(default_factory=threading.Lock, repr=False)
 
 
@@ -76,8 +76,8 @@ class MaskedAgent:
                     self.member,
                     bytes.fromhex(name),
                     entropy=self.premises.key_entropy,
-                    agree=lambda config: self._agree(session, config),
-                    advance=lambda number, attempt: self._advance(name, number, attempt),
+                    agree=lambda config: self._agree(session, name, config),
+                    advance=lambda number, attempt: self._advance(session, name, number, attempt),
                     on_refusal=lambda _, error: self.holder.log_refusal(error),
                 )
             )
@@ -115,28 +115,30 @@ class MaskedAgent:
     def attest(self, frame: Frame) -> bytes:
         """What this holder booked for the session, signed over the model that it is shown: one model a session.
 
-        From then on the session is over: no attempt of it begins, and one that goes on ends.
+        From then on the session is over: no attempt of it begins, and one that goes on ends; also after a restart, for
+        the session's configuration and the model's hash are on disk. A model of which nothing here is a part, for the
+        session released nothing, is not kept.
 
         Raises:
-            FedlearnError: no configuration was accepted, another model was attested, or it does not fit the run's.
+            FedlearnError: the session never began, another model was attested, or it does not fit the run's.
         """
-        session = self.session(frame.session, begin=False)
+        config = self.premises.positions.configuration(frame.session)
+        if config is None:
+            raise ProtocolError("an attestation for a session that never began")
+        session = self.session(frame.session, begin=True)
         digest = hashlib.sha256(frame.body).digest()
         with session.attesting:
-            if session.config is None or session.agreement is None:
-                raise ProtocolError("an attestation for a session without a configuration")
-            if session.attested is None:
-                weights = read_model(frame.body, session.agreement.layout)
-                session.attested = (digest, b"")  # before what was booked is read: no attempt begins any more
-                session.participant.forget()
-                session.attested = (digest, self._attestation(frame.session, session.config, digest))
-                self.premises.keep_model(frame.session, weights, session.agreement)
-            if session.attested[0] != digest:
-                raise ProtocolError("another model for a session that is attested")
-            return session.attested[1]
+            agreement = session.agreement or self.premises.agreement(config)
+            weights = read_model(frame.body, agreement.layout)
+            # Before what was booked is read: no attempt begins any more.
+            self.premises.positions.attest(self.holder.dataset_id, frame.session, digest)
+            session.participant.forget()
+            state = self.premises.ledger.session(frame.session, self.holder.dataset_id)
+            if state.releases:
+                self.premises.keep_model(frame.session, weights, agreement)
+            return self._attestation(frame.session, config, digest, state)
 
-    def _attestation(self, session: str, config: bytes, model_hash: bytes) -> bytes:
-        state = self.premises.ledger.session(session, self.holder.dataset_id)
+    def _attestation(self, session: str, config: bytes, model_hash: bytes, state: SessionState) -> bytes:
         attested = Attested(
             session=bytes.fromhex(session),
             config_hash=hashlib.sha256(config).digest(),
@@ -144,6 +146,7 @@ class MaskedAgent:
             model_hash=model_hash,
             releases=state.releases,
             ledger_head=state.head,
+            events_hash=state.events_hash,
         )
         return Attestation.sign(
             attested,
@@ -156,18 +159,17 @@ class MaskedAgent:
             same_user=self.premises.same_user,
         ).to_reply()
 
-    def _agree(self, session: _Session, config: bytes) -> Terms:
-        if session.attested is not None:
-            raise ProtocolError("a round of a session that is attested")
-        if session.config not in (None, config):
+    def _agree(self, session: _Session, name: str, config: bytes) -> Terms:
+        """What the live attempt rests on stays: another configuration than the pinned one is refused before."""
+        if self.premises.positions.configuration(name) not in (None, config):
             raise ProtocolError("the configuration changed within a session")
         agreement = self.premises.agreement(config)
         session.config, session.agreement = config, agreement
         return terms_of(agreement.config, agreement.plan, agreement.layout, self.roster.sha256)
 
-    def _advance(self, session: str, round_number: int, attempt: int) -> None:
+    def _advance(self, session: _Session, name: str, round_number: int, attempt: int) -> None:
         self.premises.policy.check_attempt(attempt)
-        self.premises.positions.advance(self.holder.dataset_id, session, round_number, attempt)
+        self.premises.positions.advance(self.holder.dataset_id, name, round_number, attempt, session.config)
 
 
 def position_of(frame: Frame) -> Position:

@@ -10,6 +10,7 @@ from typing import Any, Final
 
 from fedlearn.crypto.signatures import SIGNATURE_BYTES, SigningKey, verify
 from fedlearn.errors import ProtocolError
+from fedlearn.ledger.rows import events_hash
 
 __all__ = ["ATTEST", "ATTEST_REPLY_BYTES", "Attestation", "Attested", "dataset_tag", "unseparated"]
 
@@ -26,7 +27,8 @@ ATTEST_REPLY_BYTES: Final = _HEAD_START + 32 + SIGNATURE_BYTES
 class Attested:
     """What the signature is over. `session` has 16 bytes, hashes and the ledger's head 32.
 
-    `roster_hash` is 32 zero bytes where a simulation has no roster.
+    `roster_hash` is 32 zero bytes where a simulation has no roster. `events_hash` is `ledger.rows.events_hash` of what
+    the ledger booked: who checks works it out from the certificate, so that one that states another event fails.
     """
 
     session: bytes
@@ -35,11 +37,12 @@ class Attested:
     model_hash: bytes
     releases: int
     ledger_head: bytes
+    events_hash: bytes
 
     def to_bytes(self) -> bytes:
-        """session | config_hash | roster_hash | model_hash | releases u32 | ledger head: 148 bytes."""
+        """session | config_hash | roster_hash | model_hash | releases u32 | ledger head | events hash: 180 bytes."""
         hashes = self.config_hash + self.roster_hash + self.model_hash
-        return self.session + hashes + self.releases.to_bytes(4, "big") + self.ledger_head
+        return self.session + hashes + self.releases.to_bytes(4, "big") + self.ledger_head + self.events_hash
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -91,8 +94,11 @@ class Attestation:
             signature=key.sign("attest", attested.to_bytes()),
         )
 
-    def holds(self, *, session: bytes, roster_hash: bytes, model_hash: bytes) -> bool:
-        """Whether the signature is that of `key`, over this session, roster and model."""
+    def holds(self, *, session: bytes, roster_hash: bytes, model_hash: bytes, event: bytes | None) -> bool:
+        """Whether the signature is that of `key`, over this session, roster and model.
+
+        `event`, canonical, is the one of which each release is said to be; None where nothing is booked.
+        """
         if self.releases >> 32:
             return False
         attested = Attested(
@@ -102,6 +108,7 @@ class Attestation:
             model_hash=model_hash,
             releases=self.releases,
             ledger_head=self.ledger_head,
+            events_hash=events_hash([event] if event is not None and self.releases else []),
         )
         return verify(self.key, self.signature, purpose="attest", message=attested.to_bytes())
 

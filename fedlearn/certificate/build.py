@@ -69,7 +69,7 @@ class Evidence:
         sums = sum(not line["aborted"] for line in self.attempts)
         return self.roster_hash is not None and 0 < sums == len(self.transcripts)
 
-    def attested(self, *, releases: int, ledger_head: bytes) -> Attested:
+    def attested(self, *, releases: int, ledger_head: bytes, events_hash: bytes) -> Attested:
         """What a party of this run signs that booked so many releases."""
         return Attested(
             session=bytes.fromhex(self.session),
@@ -78,6 +78,7 @@ class Evidence:
             model_hash=hashlib.sha256(model_bytes_of(self.model_file, self.layout)).digest(),
             releases=releases,
             ledger_head=ledger_head,
+            events_hash=events_hash,
         )
 
 

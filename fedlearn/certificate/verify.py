@@ -19,7 +19,7 @@ from fedlearn.layout import Layout
 from fedlearn.privacy.accounting import gaussian_delta
 from fedlearn.privacy.mechanisms import MECHANISMS
 from fedlearn.privacy.refusals import Request, threshold_of
-from fedlearn.privacy.release import participations
+from fedlearn.privacy.release import participations, releases_of
 from fedlearn.roster import Roster
 
 __all__ = ["CANNOT_SHOW", "Check", "Verification", "verify_certificate"]
@@ -238,12 +238,12 @@ def _ledger(content: Mapping[str, Any], _: bytes) -> str:
     section = content["secure_aggregation"]
     session = bytes.fromhex(content["run"]["session"])
     roster_hash = bytes.fromhex(section["roster_hash"]) if section else NO_ROSTER
-    model_hash = bytes.fromhex(content["subject"]["model_hash"])
+    model_hash, event = bytes.fromhex(content["subject"]["model_hash"]), _event_in_ledgers(content)
     for entry in attestations:
         who = f"the attestation of {entry.client_id.hex()}"
         _require(entry.config_hash.hex() == content["config_hash"], f"{who} is about another configuration")
-        signed = entry.holds(session=session, roster_hash=roster_hash, model_hash=model_hash)
-        _require(signed, f"{who} is not signed over this session, model and ledger")
+        signed = entry.holds(session=session, roster_hash=roster_hash, model_hash=model_hash, event=event)
+        _require(signed, f"{who} is not signed over this session, model, ledger and event")
         _require(entry.releases <= _booked_at_most(content), f"{who} books more releases than the events say")
         _require(entry.entries >= 2 * entry.releases, f"{who} has fewer entries than its releases need")
     _require(len({entry.client_id for entry in attestations}) == len(attestations), "a data holder attests twice")
@@ -256,6 +256,14 @@ def _ledger(content: Mapping[str, Any], _: bytes) -> str:
     _require(shared is None or shared in content["unprotected"], "--same-user of a data holder is not disclosed")
     shown = f"; NOT PROTECTED: {shared}" if shared else ""
     return f"{len(attestations)} data holders attest what they booked{shown}"
+
+
+def _event_in_ledgers(content: Mapping[str, Any]) -> bytes | None:
+    """The canonical event that each ledger must have booked, and signed, for this configuration and noise."""
+    request = _request(content)
+    if not MECHANISMS[request.mode].private:
+        return None
+    return releases_of(request, content["noise"]["std"]).ledger_event.to_bytes()
 
 
 def _one_ledger(content: Mapping[str, Any], attestations: Sequence[Attestation]) -> str:

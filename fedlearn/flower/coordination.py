@@ -94,7 +94,7 @@ def coordinate(
 
 
 def _ask_what_was_booked(coordinator: Coordinator, roster: Roster) -> None:
-    progress = coordinator.progress
+    progress, event = coordinator.progress, coordinator.plan.ledger_event
     collect_attestations(
         coordinator.folder,
         ask=lambda bodies, receive: coordinator.ask("attest", progress, bodies, receive),
@@ -102,4 +102,5 @@ def _ask_what_was_booked(coordinator: Coordinator, roster: Roster) -> None:
         position=Position(bytes.fromhex(progress.session), progress.round + 1, progress.attempt),
         config=coordinator.config.to_bytes(),
         model=write_model(coordinator.weights, coordinator.layout),
+        event=event.to_bytes() if event else None,
     )

@@ -35,6 +35,7 @@ __all__ = [
     "Reservation",
     "Row",
     "SessionState",
+    "events_hash",
     "members_of",
     "members_to_bytes",
     "session_state",
@@ -53,6 +54,7 @@ GENESIS: Final = bytes(32)  # the head of a chain without rows
 _ROW_LABEL: Final = b"fedlearn/ledger/v1/row"
 _SESSION_ROW_LABEL: Final = b"fedlearn/ledger/v1/session-row"
 _SESSION_LABEL: Final = b"fedlearn/ledger/v1/session"
+_EVENTS_LABEL: Final = b"fedlearn/ledger/v1/events"
 
 SCHEMA: Final = """
 CREATE TABLE IF NOT EXISTS entries (
@@ -102,6 +104,7 @@ class SessionState:
     entries: int
     head: bytes
     releases: int
+    events_hash: bytes  # `events_hash` of the released events
 
 
 class Row(NamedTuple):
@@ -147,6 +150,7 @@ def session_state(rows: Iterable[Row]) -> SessionState:
     Where holders' rows are among them, what a coordinator promised is nobody's participation and not counted.
     """
     entries, head, releases = 0, GENESIS, Counter[tuple[str, int]]()
+    events: dict[str, set[bytes]] = {}
     members: dict[int, tuple[int, ...]] = {}
     for row in rows:
         if row.kind == "members":
@@ -155,9 +159,24 @@ def session_state(rows: Iterable[Row]) -> SessionState:
             entries, head = entries + 1, row.hash_in_session(head)
         if row.kind == "release":
             releases.update((row.dataset_id, member) for member in members.get(row.reservation, (_ALONE,)))
-    if any(name != COORDINATOR for name, _ in releases):
+            events.setdefault(row.dataset_id, set()).add(row.body)
+    if any(name != COORDINATOR for name in events):
         releases.pop((COORDINATOR, _ALONE), None)
-    return SessionState(entries=entries, head=head, releases=max(releases.values(), default=0))
+        events.pop(COORDINATOR, None)
+    return SessionState(
+        entries=entries,
+        head=head,
+        releases=max(releases.values(), default=0),
+        events_hash=events_hash(event for bodies in events.values() for event in bodies),
+    )
+
+
+def events_hash(events: Iterable[bytes]) -> bytes:
+    """32 bytes by which a certificate's event is compared with a ledger's: of the distinct canonical `events`, sorted.
+
+    A run that was booked as configured has one event, however often it was released; none gives a hash too.
+    """
+    return _hash(_EVENTS_LABEL, *sorted(set(events)))
 
 
 def members_to_bytes(members: tuple[int, ...]) -> bytes:

@@ -76,8 +76,10 @@ def test_a_holder_signs_what_it_booked_and_the_model_it_hashed_itself(federation
     assert told.dataset_tag == dataset_tag(bytes.fromhex(SESSION), "client-3")
     model_hash = hashlib.sha256(federation.party.model).digest()
     signed = bytes.fromhex(SESSION) + config_hash + federation.roster.sha256 + model_hash + bytes([0, 0, 0, 1])
+    label, event = b"fedlearn/ledger/v1/events", federation.party.data.plan.ledger_event.to_bytes()
+    events = hashlib.sha256(b"".join(len(part).to_bytes(4, "big") + part for part in (label, event))).digest()
     assert len(reply) == ATTEST_REPLY_BYTES == 132
-    assert verify(entry.key, told.signature, purpose="attest", message=signed + state.head)
+    assert verify(entry.key, told.signature, purpose="attest", message=signed + state.head + events)
 
 
 def test_another_model_is_refused_and_the_same_one_gets_the_same_bytes(federation):
@@ -128,6 +130,7 @@ def test_the_coordinator_keeps_those_that_hold_and_asks_the_others_again(federat
             position=AFTER,
             config=federation.party.config.to_bytes(),
             model=federation.party.model,
+            event=federation.party.data.plan.ledger_event.to_bytes(),
         )
         return attestations_in(folder)
 

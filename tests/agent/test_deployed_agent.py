@@ -33,6 +33,7 @@ from fedlearn.data import load_dataset
 from fedlearn.data.dataset import DataOptions
 from fedlearn.errors import ConfigError, ProtocolError, RefusedError
 from fedlearn.layout import write_model
+from fedlearn.room import MODELS_KEPT
 from fedlearn.secagg.messages import IDENTIFY, Envelope
 from fedlearn.secagg.transcript import Position
 from fedlearn.terms import terms_of
@@ -87,7 +88,7 @@ class Federation:
         terms = terms_of(self.config, plan, layout, self.roster.sha256)
         return masked_attempt(planned, terms=terms, roster=self.roster, position=position)
 
-    def begin(self, *, until: str) -> None:
+    def begin(self, *, until: str, number: int = 1, session: str = SESSION) -> None:
         """Play honestly and break off before `until` is sent; its frames stand in `sent`."""
 
         class Stop(Exception):
@@ -106,8 +107,8 @@ class Federation:
 
         wrapped, self.agents = self.agents, [_Front(stopping(member)) for member in range(4)]  # type: ignore[misc]
         try:
-            self.run()
-        except Stop:
+            self.run(number, session=session)
+        except (Stop, AttemptFailedError):
             pass
         finally:
             self.agents = wrapped
@@ -346,6 +347,7 @@ def test_the_final_model_is_kept_as_it_was_signed_for_and_no_other(federation, t
     like = Source("digits", None).blank(parties.config)
     layout = layout_of(start_model(parties.config, like, search=[]))
     weights = np.linspace(-1, 1, 650).astype(np.float32)
+    assert parties.run(session=SESSION).survivors == 4
     agent, kept = parties.agents[0], tmp_path / "0" / MODELS_FOLDER / f"{SESSION}.safetensors"
     shown = write_model(weights.astype(np.float64), layout)
     assert not agent.handle(0, "attest", parties.frame("attest", shown, 2)).startswith(REFUSAL)
@@ -362,6 +364,88 @@ def test_the_final_model_is_kept_as_it_was_signed_for_and_no_other(federation, t
     np.testing.assert_array_equal(np.concatenate([tensors[name].ravel() for name in layout.names]), weights)
     assert agent.handle(0, "attest", parties.frame("attest", shown[:-1] + b"!", 2)).startswith(REFUSAL)
     np.testing.assert_array_equal(load(kept.read_bytes())[layout.names[0]], tensors[layout.names[0]])
+
+
+def restarted(parties: Federation, member: int = 0) -> DeployedAgent:
+    path = parties.agents[member].policy.path
+    parties.agents[member].close()
+    parties.agents[member] = DeployedAgent(path)
+    return parties.agents[member]
+
+
+def forgotten(parties: Federation) -> None:
+    """Four other sessions begin; nothing of them is booked."""
+    for number in range(4):
+        parties.begin(until="share", session=f"{number:032x}")
+
+
+def start_weights(parties: Federation, value: float = 0.0) -> bytes:
+    layout = layout_of(start_model(parties.config, Source("digits", None).blank(parties.config), search=[]))
+    return write_model(np.full(650, value), layout)
+
+
+@pytest.mark.parametrize("forget", [forgotten, restarted])
+def test_the_configuration_of_a_session_is_pinned_for_good(federation, forget):
+    parties = federation()
+    assert parties.run().survivors == 4
+    forget(parties)
+    first = parties.config
+    parties.config = RunConfig.load("digits", [*FOUR, "privacy.target_epsilon=0.3"])
+    parties.begin(until="share", number=2)
+    assert parties.got["advertise"][0].startswith(REFUSAL)
+    parties.config = first
+    parties.begin(until="share", number=2)
+    assert not parties.got["advertise"][0].startswith(REFUSAL)
+
+
+@pytest.mark.parametrize("forget", [forgotten, restarted])
+def test_a_session_is_attested_once_and_over_for_good(federation, forget):
+    parties = federation()
+    assert parties.run().survivors == 4
+    shown, other = start_weights(parties), start_weights(parties, 1.0)
+
+    def attest(model: bytes) -> bytes:
+        return parties.agents[0].handle(0, "attest", parties.frame("attest", model, 2))
+
+    first = attest(shown)
+    assert not first.startswith(REFUSAL)
+    forget(parties)
+    assert attest(other).startswith(REFUSAL)
+    parties.begin(until="share", number=2)
+    assert parties.got["advertise"][0].startswith(REFUSAL)
+    assert attest(shown) == first
+    assert len(parties.agents[0].ledger.events("digits")) == 1
+
+
+@pytest.mark.parametrize("forget", [forgotten, restarted])
+def test_a_holder_attests_though_it_restarted_after_the_last_round(federation, forget):
+    parties = federation()
+    parties.run()
+    forget(parties)
+    frame = parties.frame("attest", start_weights(parties), 2)
+    assert not parties.agents[0].handle(0, "attest", frame).startswith(REFUSAL)
+    assert parties.agents[0].handle(0, "attest", parties.frame("attest", b"x", 2, session="f" * 32)).startswith(REFUSAL)
+
+
+def test_a_model_of_a_session_that_released_nothing_is_not_kept(federation, tmp_path):
+    parties = federation()
+    parties.run()
+    shown, folder = start_weights(parties), tmp_path / "0" / MODELS_FOLDER
+    assert not parties.agents[0].handle(0, "attest", parties.frame("attest", shown, 2)).startswith(REFUSAL)
+    for number in range(MODELS_KEPT + 1):
+        parties.begin(until="share", session=f"{number:032x}")
+        reply = parties.agents[0].handle(0, "attest", parties.frame("attest", shown, 2, session=f"{number:032x}"))
+        assert not reply.startswith(REFUSAL)
+    assert [path.name for path in folder.iterdir()] == [f"{SESSION}.safetensors"]
+
+
+def test_an_attempt_or_round_that_no_context_can_name_is_refused(federation):
+    parties = federation()
+    for number, attempt in ((1, 1 << 16), (1 << 32, 0), (1, 1 << 400), (-1, 0)):
+        for stage in ("advertise", "identify", "attest", "masked"):
+            assert parties.agents[0].handle(0, stage, parties.frame(stage, b"", number, attempt)) == REFUSAL
+    frame = Frame.from_bytes(parties.frame("advertise", b"", (1 << 32) - 1, (1 << 16) - 1))
+    assert (frame.round, frame.attempt) == ((1 << 32) - 1, (1 << 16) - 1)
 
 
 def test_a_reply_with_a_vector_is_held_as_long_as_the_policy_says(federation):

@@ -8,6 +8,7 @@ from safetensors.numpy import load, save
 
 from fedlearn import RunConfig, simulate
 from fedlearn.agent.simulated import coordinator_key, load_simulated_data
+from fedlearn.canonical import canonical_json
 from fedlearn.certificate.attestation import Attestation
 from fedlearn.certificate.build import Evidence, certify
 from fedlearn.certificate.figures import booked_event, guarantees_of, request_of
@@ -15,6 +16,7 @@ from fedlearn.certificate.form import encode
 from fedlearn.certificate.verify import verify_certificate
 from fedlearn.checkpoint import RunFolder
 from fedlearn.crypto.signatures import SigningKey
+from fedlearn.ledger.rows import events_hash
 from fedlearn.privacy.calibration import guarantees_after
 from fedlearn.roster import Roster, RosterEntry
 from fedlearn.vector import layout_of
@@ -252,9 +254,10 @@ def deployed(evidence):
     return replace(known, attestations=attestations), roster
 
 
-def _attestation(evidence, number, releases=3, key=None):
+def _attestation(evidence, number, releases=3, key=None, events=None):
+    booked = {canonical_json(line["event"]) for line in evidence.attempts} if events is None else events
     return Attestation.sign(
-        evidence.attested(releases=releases, ledger_head=bytes([number]) * 32),
+        evidence.attested(releases=releases, ledger_head=bytes([number]) * 32, events_hash=events_hash(booked)),
         key or KEYS[number],
         client_id=bytes([number]) * 16,
         dataset_id="patients",
@@ -262,6 +265,10 @@ def _attestation(evidence, number, releases=3, key=None):
         unconfirmed=1,
         unconfirmed_members=1,
     )
+
+
+def _louder(evidence):
+    return canonical_json({**evidence.attempts[0]["event"], "noise_multiplier": "0.500000"})
 
 
 def _failed(evidence, roster):
@@ -285,6 +292,8 @@ def test_a_deployment_is_signed_by_every_holder_that_attests(deployed):
     [
         (lambda e: [_attestation(e, 1, releases=4)], {"ledger"}),  # more than the events say
         (lambda e: [replace(_attestation(e, 1), releases=1)], {"ledger"}),
+        (lambda e: [_attestation(e, 1, events=[_louder(e)])], {"ledger"}),  # what its ledger has is another event
+        (lambda e: [_attestation(e, 1, events=[_louder(e), canonical_json(e.attempts[0]["event"])])], {"ledger"}),
         (lambda e: [_attestation(replace(e, session="00" * 16), 1)], {"ledger"}),
         (lambda e: [_attestation(replace(e, model_file=_another_model(e)), 1)], {"ledger"}),
         (lambda e: [_attestation(e, 1), _attestation(e, 1)], {"ledger"}),
@@ -292,7 +301,18 @@ def test_a_deployment_is_signed_by_every_holder_that_attests(deployed):
         (lambda e: [_attestation(e, 1, key=SigningKey(bytes(32)))], {"roster"}),
         (lambda e: [_attestation(e, 1, key=KEYS[0])], {"ledger", "roster"}),
     ],
-    ids=["too-many", "changed", "session", "model", "twice", "one-key-for-two", "stranger", "coordinator"],
+    ids=[
+        "too-many",
+        "changed",
+        "other-event",
+        "two-events",
+        "session",
+        "model",
+        "twice",
+        "one-key-for-two",
+        "stranger",
+        "coordinator",
+    ],
 )
 def test_an_attestation_that_is_not_its_holders_is_refused(deployed, forge, noticed):
     evidence, roster = deployed
