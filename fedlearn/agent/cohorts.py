@@ -85,7 +85,8 @@ class SimulatedCohorts:
         """
         agreement = self._agreement
         assert agreement is not None
-        assert position == self._position, "`agree` comes first"
+        if position != self._position:
+            raise AssertionError("`agree` comes first")
         arrived = [member for member in members if member not in lost]
         try:
             reserved = self._reserve(agreement, position, members)

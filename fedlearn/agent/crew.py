@@ -69,7 +69,8 @@ class SeededEntropy:
         self._stream: Entropy | None = None
 
     def __call__(self, size: int) -> bytes:
-        assert self._stream is not None, "no chunk is being computed"
+        if self._stream is None:
+            raise AssertionError("no chunk is being computed")
         return self._stream(size)
 
     def begin(self, seed: bytes) -> None:

@@ -95,7 +95,8 @@ class MaskedAgent:
         work = participant.begin_masked(position_of(frame), frame.body)
         if isinstance(work, bytes):
             return work
-        assert session.agreement is not None, "stage 0 was answered"
+        if session.agreement is None:
+            raise AssertionError("stage 0 was answered")
         return Turn(
             dataset_id=self.holder.dataset_id,
             position=(frame.session, frame.round, frame.attempt),

@@ -37,7 +37,8 @@ class AgreementKey:
 
     def __init__(self, seed: bytes) -> None:
         """Take the 32 raw bytes."""
-        assert len(seed) == KEY_BYTES, "an agreement key has 32 bytes"
+        if len(seed) != KEY_BYTES:
+            raise AssertionError("an agreement key has 32 bytes")
         self._key = X25519PrivateKey.from_private_bytes(seed)
         self.public = self._key.public_key().public_bytes_raw()
 
@@ -68,7 +69,8 @@ def derive_key(secret: bytes, *, salt: bytes, purpose: str, context: bytes, size
 
 def seal_box(key: bytes, message: bytes, associated: bytes) -> bytes:
     """AES-256-GCM ciphertext | tag under a key that encrypts nothing else."""
-    assert len(key) == KEY_BYTES, "a box key has 32 bytes"
+    if len(key) != KEY_BYTES:
+        raise AssertionError("a box key has 32 bytes")
     return AESGCM(key).encrypt(_NONCE, message, associated)
 
 

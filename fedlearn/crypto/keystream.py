@@ -44,7 +44,8 @@ class Keystream:
 
     def __init__(self, seed: bytes) -> None:
         """Take a seed of 40 bytes: key 32 | salt 8."""
-        assert len(seed) == SEED_BYTES, "a keystream seed has 40 bytes"
+        if len(seed) != SEED_BYTES:
+            raise AssertionError("a keystream seed has 40 bytes")
         self._key, self._salt = seed[:32], seed[32:]
 
     def __repr__(self) -> str:

@@ -17,7 +17,8 @@ _KNOWN: Final = frozenset(HASH_LABELS + DERIVATION_LABELS + SIGNATURE_LABELS)
 
 def label(purpose: str) -> bytes:
     """L(purpose): u8 length of what follows | "fedlearn/secagg/v1/" | purpose. No label is the beginning of another."""
-    assert purpose in _KNOWN, f"{purpose!r} is not a purpose of this protocol"
+    if purpose not in _KNOWN:
+        raise AssertionError(f"{purpose!r} is not a purpose of this protocol")
     name = _PREFIX + purpose.encode("ascii")
     return bytes([len(name)]) + name
 

@@ -37,9 +37,12 @@ def split(secret: bytes, *, coefficients: Sequence[int], holders: int) -> list[b
 
     len(coefficients) + 1 shares give the secret back, so fresh uniform coefficients are the caller's duty.
     """
-    assert len(secret) == SECRET_BYTES, "a secret has 32 bytes"
-    assert len(coefficients) < holders, "more shares needed than there are"
-    assert holders < PRIME, "shares at equal points"
+    if len(secret) != SECRET_BYTES:
+        raise AssertionError("a secret has 32 bytes")
+    if len(coefficients) >= holders:
+        raise AssertionError("more shares needed than there are")
+    if holders >= PRIME:
+        raise AssertionError("shares at equal points")
     polynomial = [int.from_bytes(secret, "big"), *coefficients]
     return [_value(polynomial, x).to_bytes(SHARE_BYTES, "big") for x in range(1, holders + 1)]
 

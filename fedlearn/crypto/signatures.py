@@ -34,13 +34,15 @@ class SigningKey:
 
     def sign(self, purpose: str, message: bytes) -> bytes:
         """The 64 bytes of Ed25519(L(purpose) | message)."""
-        assert purpose in SIGNATURE_LABELS, f"{purpose!r} is nothing that an identity signs"
+        if purpose not in SIGNATURE_LABELS:
+            raise AssertionError(f"{purpose!r} is nothing that an identity signs")
         return self._key.sign(label(purpose) + message)
 
 
 def verify(public: bytes, signature: bytes, *, purpose: str, message: bytes) -> bool:
     """Whether `signature` is that of the owner of `public` over L(purpose) | message."""
-    assert purpose in SIGNATURE_LABELS, f"{purpose!r} is nothing that an identity signs"
+    if purpose not in SIGNATURE_LABELS:
+        raise AssertionError(f"{purpose!r} is nothing that an identity signs")
     try:
         _public_key(public).verify(signature, label(purpose) + message)
     except (InvalidSignature, ValueError):

@@ -50,7 +50,8 @@ def cached(
             "FEDLEARN_HOME to a folder that can be written"
         ) from error
     found = _read(path, shape)
-    assert found is not None, "what was just written can be read"
+    if found is None:
+        raise AssertionError("what was just written can be read")
     return found
 
 

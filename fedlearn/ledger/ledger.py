@@ -214,7 +214,8 @@ class Ledger:
         if common != bool(entry.members) and (common or books.spent[account]):
             whose = "common to many clients" if common else "one client's"
             raise RefusedError(f'account "{account}" is {whose}; a reservation of the other kind is refused')
-        assert alone or not entry.members, "reservations of a common account are made one by one"
+        if entry.members and not alone:
+            raise AssertionError("reservations of a common account are made one by one")
 
     def _counts_more(self, entry: Reservation) -> int:
         """How often more its event counts with this reservation: once, unless others of its account are ahead."""

@@ -290,7 +290,8 @@ def _with_guarantees(planned: Plan, request: Request, mechanism: Mechanism) -> P
     stated = stated_guarantees(request, masked=request.masking)
     named = replace(planned, guarantee=stated[0], further_guarantees=stated[1:])
     counted = guarantees_after(named, planned.releases)
-    assert counted[0].epsilon <= (request.target_epsilon or 0)
+    if not counted[0].epsilon <= (request.target_epsilon or 0):
+        raise AssertionError("the noise found costs no more than was asked for")
     return replace(
         named,
         guarantee=counted[0],

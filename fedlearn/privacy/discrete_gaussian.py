@@ -96,7 +96,8 @@ def _coins_exp(numerators: _Words, denominator: int, entropy: Entropy) -> _Flags
     alive: _Positions = np.arange(numerators.size)
     k = 1
     while alive.size:
-        assert k < _LARGEST_DENOMINATOR_FACTOR, "one in 10^5000, or the entropy is broken"
+        if k >= _LARGEST_DENOMINATOR_FACTOR:
+            raise AssertionError("one in 10^5000, or the entropy is broken")
         going_on = _coins(numerators[alive], denominator * k, entropy)
         if k % 2:
             heads[alive[~going_on]] = True
@@ -128,7 +129,8 @@ def _coins_exp_one(count: int, entropy: Entropy) -> _Flags:
     alive: _Positions = np.arange(count)
     k = 2
     while alive.size:
-        assert k < _LARGEST_DENOMINATOR_FACTOR, "one in 10^5000, or the entropy is broken"
+        if k >= _LARGEST_DENOMINATOR_FACTOR:
+            raise AssertionError("one in 10^5000, or the entropy is broken")
         going_on = _coins(np.ones(alive.size, dtype=np.uint64), k, entropy)
         if k % 2:
             heads[alive[~going_on]] = True
@@ -154,7 +156,8 @@ def _uniform_below(bound: int, count: int, entropy: Entropy) -> _Words:
 
 def _step(bound: int) -> int:
     """The largest number with step * bound <= 2^64: [0, step * bound) falls into `bound` equal parts."""
-    assert 1 < bound < 1 << 64
+    if not 1 < bound < 1 << 64:
+        raise AssertionError("a bound of 64 bits")
     return (1 << 64) // bound
 
 

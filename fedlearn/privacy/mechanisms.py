@@ -1,6 +1,6 @@
 """The five privacy modes: what a client sends, how far one unit can move it, who adds the noise, against whom it holds.
 
-A mode is a class here and a line in `MECHANISMS`; nothing else in the package asks for a mode's name.
+What a mode is stands here, in a class and a line in `MECHANISMS`; how a run of it is written down, in `config.py`.
 """
 
 import math

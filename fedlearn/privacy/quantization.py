@@ -41,7 +41,8 @@ def truncate(vector: Vector, scale: int | Fraction, *, overwrite: bool = False) 
     grid = np.multiply(vector, float(scale), out=vector if overwrite else None)
     # Comparisons are false for NaN too.
     fits = not grid.size or -_LARGEST < grid.min() <= grid.max() < _LARGEST
-    assert fits, "a vector to truncate is finite and was clipped"
+    if not fits:
+        raise AssertionError("a vector to truncate is finite and was clipped")
     return _truncated(grid)
 
 

@@ -234,7 +234,8 @@ def decode_signatures(body: bytes, most: int) -> dict[bytes, bytes]:
 def encode_bitmap(members: Sequence[bytes], chosen: Iterable[bytes]) -> bytes:
     """`chosen` among the sorted `members`: rank k (from 1) is bit 7-((k-1) mod 8) of byte (k-1)//8, the rest zero."""
     taken = set(chosen)
-    assert taken <= set(members), "chosen among members only"
+    if not taken <= set(members):
+        raise AssertionError("chosen among members only")
     bits = np.array([member in taken for member in members], dtype=np.uint8)
     return np.packbits(bits).tobytes()
 

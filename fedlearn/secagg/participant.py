@@ -123,7 +123,8 @@ class Participant:
 
     def answer(self, stage: Stage, position: Position, body: bytes) -> bytes:
         """The sealed reply to stages 0, 1, 3 and 4. `position` is what the frame's header says."""
-        assert stage is not Stage.MASK, "stage 2 has two halves: begin_masked, finish_masked"
+        if stage is Stage.MASK:
+            raise AssertionError("stage 2 has two halves: begin_masked, finish_masked")
         with self._changed:
             envelope = Envelope(position, stage, self.member.client_id, hashlib.sha256(body).digest())
             try:
@@ -232,7 +233,8 @@ class Participant:
         if envelope.stage is Stage.ADVERTISE:
             return self._start(envelope, body)
         attempt = self._attempt
-        assert attempt is not None, "a later stage has an attempt"
+        if attempt is None:
+            raise AssertionError("a later stage has an attempt")
         with self._begun(attempt, envelope):
             following, reply = self._step(attempt, body)
         if isinstance(following, Shared):
@@ -267,9 +269,11 @@ class Participant:
 
     def _begin(self, envelope: Envelope, request: MaskedRequest | None) -> MaskingWork:
         attempt = self._attempt
-        assert attempt is not None, "stage 1 was answered"
+        if attempt is None:
+            raise AssertionError("stage 1 was answered")
         state = attempt.state
-        assert isinstance(state, Shared), "stage 1 was answered"
+        if not isinstance(state, Shared):
+            raise AssertionError("stage 1 was answered")
         with self._begun(attempt, envelope):
             if request is None:
                 raise ProtocolError("a request for a masked vector that cannot be taken apart")

@@ -209,7 +209,8 @@ def open_boxes(state: Shared, request: MaskedRequest, member: Member) -> Opened:
 
 def mask(state: Opened, lanes: Lanes, *, threads: int = 1) -> tuple[Masked, MaskedVector]:
     """Stage 2: y = x with its check words + the masks. `lanes` is (d,); the result (d + 3,), uniform to the server."""
-    assert lanes.shape == (state.context.terms.dimension,), "one lane an entry"
+    if not (lanes.shape == (state.context.terms.dimension,)):
+        raise AssertionError("one lane an entry")
     masked = with_check_words(lanes, state.masking_hash)
     add_keystreams(masked, state.plus, state.minus, threads=threads)
     following = Masked(state.context, state.masking_hash, state.members, state.summed, state.shares)

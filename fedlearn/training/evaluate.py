@@ -38,7 +38,8 @@ def evaluate(model: nn.Module, weights: Vector, dataset: Dataset, *, device: str
     Precision, recall and F1 of a class that never occurs, or is never predicted, are 0. The model is in `eval` mode
     meanwhile and goes back to the mode that it was in.
     """
-    assert len(dataset) > 0, "scores need at least one record"
+    if not (len(dataset) > 0):
+        raise AssertionError("scores need at least one record")
     with one_thread():
         write_parameters(model.to(device), weights)
         logits, targets = _logits(model, dataset, device), torch.from_numpy(dataset.labels)

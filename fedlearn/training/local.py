@@ -151,7 +151,8 @@ def _gradients(
         loss = functional.cross_entropy(model(inputs), targets) * (len(targets) / len(batch))
         part = torch.autograd.grad(loss, parameters, allow_unused=True)
         total = list(part) if total is None else [_added(a, b) for a, b in zip(total, part, strict=True)]
-    assert total is not None, "a batch has a record"
+    if total is None:
+        raise AssertionError("a batch has a record")
     return total
 
 
