@@ -12,7 +12,7 @@ from typing import Any, Final
 
 from fedlearn.agent.simulated import SIMULATED_COORDINATOR
 from fedlearn.attesting import attestations_in
-from fedlearn.certificate.attestation import Attestation
+from fedlearn.certificate.attestation import Attestation, unprotected
 from fedlearn.certificate.build import Evidence, certify
 from fedlearn.checkpoint import Progress, RunFolder, load_run
 from fedlearn.crypto.key_files import read_signing_key
@@ -27,7 +27,7 @@ from fedlearn.privacy.calibration import guarantees_after
 from fedlearn.privacy.guarantee import Guarantee
 from fedlearn.privacy.mechanisms import MECHANISMS
 from fedlearn.report import write_report
-from fedlearn.rounds import RunData, releases_booked
+from fedlearn.rounds import RunData
 from fedlearn.trained import MODEL_FILE, model_file
 from fedlearn.training.device import pick_device
 from fedlearn.training.evaluate import Scores, evaluate
@@ -40,13 +40,6 @@ CERTIFICATE_FILE: Final = "certificate.json"
 DEPLOYED: Final = "deployed"
 
 _log = logging.getLogger(__name__)
-
-_UNPROTECTED = (
-    "the moment of a reply: how long a client's training takes",
-    "which clients take part in which round",
-    "the sizes of messages and the schema of the data, which are the same for every client",
-    "the choice of hyper-parameters, if it was made by looking at private data",
-)
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,17 +93,16 @@ def conclude(folder: RunFolder, data: RunData, *, engine: str, noise: str, key: 
     content = model_file(weights, layout, data.config, input_shape=data.input_shape, classes=data.classes)
     folder.write(MODEL_FILE, content)
     scores = evaluate(model, weights, data.test, device=device) if data.test is not None else None
-    releases = releases_booked(data.config, data.population_size, progress.attempts_asked)
-    guarantees = guarantees_after(data.plan, releases)
-    summary = _summary(folder, data, progress, scores) | {
-        "engine": engine,
-        "noise": noise,
+    summary = _summary(folder, data, progress, scores) | {"engine": engine, "noise": noise}
+    evidence = _attested(folder, _evidence(folder, data, progress, summary, layout=layout, model_file=content), key)
+    guarantees = guarantees_after(data.plan, evidence.releases)
+    summary |= {
         "private": bool(guarantees),
-        "releases": releases,
+        "releases": evidence.releases,
         "guarantees": [guarantee.as_dict() for guarantee in guarantees],
+        "unprotected": list(unprotected(evidence.attestations)),
     }
-    evidence = _evidence(folder, data, progress, summary, layout=layout, model_file=content)
-    folder.write(CERTIFICATE_FILE, certify(_attested(folder, evidence, key), key))
+    folder.write(CERTIFICATE_FILE, certify(evidence, key))
     folder.write_json("summary.json", summary)
     write_report(folder.path)
     return RunResult(
@@ -147,7 +139,6 @@ def _summary(folder: RunFolder, data: RunData, progress: Progress, scores: Score
         "plan": planned.as_dict(),
         "policy": Policy.for_simulation(config, planned).model_dump(mode="json"),
         "warnings": list(planned.warnings),
-        "unprotected": list(_UNPROTECTED),
         "versions": {name: version(name) for name in ("fedlearn", "torch", "flwr", "opacus", "dp-accounting", "numpy")},
     }
 
@@ -168,7 +159,7 @@ def _evidence(
         session=progress.session,
         started=progress.started,
         ended=summary["ended"],
-        purpose=summary["scenario"],
+        purpose=one_line(summary["scenario"]),
         config=data.config.to_bytes(),
         population_size=data.population_size,
         noise=summary["noise"],
@@ -183,7 +174,6 @@ def _evidence(
         accuracy=summary["accuracy"],
         loss=summary["loss"],
         audits=(),
-        unprotected=summary["unprotected"],
         versions=summary["versions"],
     )
 

@@ -12,10 +12,16 @@ from fedlearn.crypto.signatures import SIGNATURE_BYTES, SigningKey, verify
 from fedlearn.errors import ProtocolError
 from fedlearn.ledger.rows import events_hash
 
-__all__ = ["ATTEST", "ATTEST_REPLY_BYTES", "Attestation", "Attested", "dataset_tag", "unseparated"]
+__all__ = ["ATTEST", "ATTEST_REPLY_BYTES", "Attestation", "Attested", "dataset_tag", "unprotected", "unseparated"]
 
 ATTEST: Final = 5  # the number of this stage in envelopes
 
+_UNPROTECTED: Final = (
+    "the moment of a reply: how long a client's training takes",
+    "which clients take part in which round",
+    "the sizes of messages and the schema of the data, which are the same for every client",
+    "the choice of hyper-parameters, if it was made by looking at private data",
+)
 _TAG_LABEL: Final = b"fedlearn/dataset-tag/v1"
 _LARGEST: Final = (1 << 32) - 1
 _NUMBERS: Final = ("entries", "releases", "unconfirmed", "unconfirmed_members", "same_user")
@@ -155,6 +161,12 @@ class Attestation:
 def dataset_tag(session: bytes, dataset_id: str) -> bytes:
     """16 bytes by which a holder finds its entry again; another in each session, but a name may be guessed from it."""
     return hashlib.sha256(_TAG_LABEL + session + dataset_id.encode()).digest()[:16]
+
+
+def unprotected(attestations: Iterable[Attestation]) -> tuple[str, ...]:
+    """What every certificate has to say is not protected, and what these attestations add."""
+    shared = unseparated(attestations)
+    return (*_UNPROTECTED, shared) if shared else _UNPROTECTED
 
 
 def unseparated(attestations: Iterable[Attestation]) -> str | None:

@@ -8,17 +8,17 @@ from typing import Any, Literal
 
 from fedlearn.bounded import read_tensors
 from fedlearn.canonical import floats_as_text
-from fedlearn.certificate.attestation import Attestation, Attested, unseparated
-from fedlearn.certificate.figures import guarantees_of, noise_of, request_of
+from fedlearn.certificate.attestation import Attestation, Attested, unprotected
+from fedlearn.certificate.figures import guarantees_of, noise_of, releases_of_one, request_of
 from fedlearn.certificate.form import TYPE, encode
 from fedlearn.crypto.signatures import SigningKey
 from fedlearn.layout import Layout, write_model
 from fedlearn.privacy.refusals import Request, threshold_of
 
-__all__ = ["NO_ROSTER", "Evidence", "certify", "model_bytes_of"]
+__all__ = ["NO_ROSTER", "SECURE_AGGREGATION", "Evidence", "certify", "model_bytes_of"]
 
 NO_ROSTER = bytes(32)  # stands for the roster's hash where a simulation has none
-_SECURE_AGGREGATION = "fedlearn-secagg v1"
+SECURE_AGGREGATION = "fedlearn-secagg v1"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -28,7 +28,7 @@ class Evidence:
     `config` is canonical; `noise` says who drew it or what stood for it in a simulation, `noise_std` is in grid
     units, of one draw (0: none). `attempts` are the lines of events.jsonl. `head` and `entries` are those of the one
     ledger of a simulation, or of the coordinator's own account. `roster_hash` is None where masking is off. Scores are
-    of public data alone.
+    of public data alone. `unprotected` is what this run adds to what every certificate names.
     """
 
     kind: Literal["simulation", "deployment"]
@@ -50,13 +50,23 @@ class Evidence:
     accuracy: float | None
     loss: float | None
     audits: Sequence[Mapping[str, Any]]
-    unprotected: Sequence[str]
     versions: Mapping[str, str]
+    unprotected: Sequence[str] = ()
 
     @property
     def request(self) -> Request:
         """The keys of the configuration that privacy depends on."""
         return request_of(self.config, population_size=self.population_size, dimension=self.layout.dimension)
+
+    @property
+    def releases(self) -> int:
+        """The most releases of one client that nothing signed rules out."""
+        return releases_of_one(
+            self.request,
+            kind=self.kind,
+            events=[_attempt(line, secret=False) for line in self.attempts if line["event"] is not None],
+            attested=[entry.releases for entry in self.attestations],
+        )
 
     @property
     def transcripts(self) -> list[str]:
@@ -90,7 +100,6 @@ def certify(evidence: Evidence, key: SigningKey) -> bytes:
         without an input, what is derived from it is not stated.
     """
     request = evidence.request
-    booked = sum(line["event"] is not None for line in evidence.attempts)
     content = {
         "type": TYPE,
         "kind": evidence.kind,
@@ -105,7 +114,9 @@ def certify(evidence: Evidence, key: SigningKey) -> bytes:
         "config_hash": hashlib.sha256(evidence.config).hexdigest(),
         "population_size": evidence.population_size,
         "noise": {**noise_of(request, evidence.noise_std), "drawn": evidence.noise},
-        "guarantees": guarantees_of(request, noise_std=evidence.noise_std, attempts=booked, masked=evidence.masked),
+        "guarantees": guarantees_of(
+            request, noise_std=evidence.noise_std, releases=evidence.releases, masked=evidence.masked
+        ),
         "events": [_attempt(line, secret=request.cohorts == "poisson") for line in evidence.attempts],
         "ledger": {
             "head": evidence.head.hex() if evidence.head is not None else None,
@@ -113,7 +124,7 @@ def certify(evidence: Evidence, key: SigningKey) -> bytes:
             "attestations": [attestation.as_dict() for attestation in evidence.attestations],
         },
         "secure_aggregation": _secure_aggregation(evidence, request),
-        "unprotected": [*evidence.unprotected, *filter(None, [unseparated(evidence.attestations)])],
+        "unprotected": list(dict.fromkeys((*unprotected(evidence.attestations), *evidence.unprotected))),
         "audit": [floats_as_text(audit) for audit in evidence.audits],
         "scores": _scores(evidence),
         "versions": dict(evidence.versions),
@@ -161,7 +172,7 @@ def _secure_aggregation(evidence: Evidence, request: Request) -> dict[str, Any] 
     if evidence.roster_hash is None or not evidence.masked:
         return None
     return {
-        "version": _SECURE_AGGREGATION,
+        "version": SECURE_AGGREGATION,
         "planned_cohort": request.planned_cohort,
         "threshold": threshold_of(request.planned_cohort),
         "min_survivors": request.min_survivors,

@@ -3,19 +3,20 @@
 Whoever makes a certificate and whoever checks it call the same functions, and neither trusts a figure that it read.
 """
 
-import json
 import math
-from collections.abc import Sequence
+import re
+from collections.abc import Mapping, Sequence
 from decimal import Decimal
 from fractions import Fraction
-from typing import Any
+from typing import Any, Final
 
+from fedlearn.bounded import read_json, read_number
 from fedlearn.certificate.form import decimal_up, delta_text
 from fedlearn.privacy.accounting import Event, epsilon_of
 from fedlearn.privacy.assumptions import assumption_of
 from fedlearn.privacy.guarantee import Guarantee
 from fedlearn.privacy.mechanisms import MECHANISMS
-from fedlearn.privacy.refusals import Request
+from fedlearn.privacy.refusals import Request, check_request
 from fedlearn.privacy.release import (
     Releases,
     most_releases,
@@ -27,40 +28,46 @@ from fedlearn.privacy.release import (
     stated_guarantees,
 )
 
-__all__ = ["booked_event", "guarantees_of", "noise_of", "request_of"]
+__all__ = ["booked_event", "guarantees_of", "mu_of", "noise_of", "releases_of_one", "request_of"]
+
+_ABOVE_COUNTS: Final = 1 << 31
+_FRACTION: Final = re.compile(r"[1-9][0-9]{0,9}(/[1-9][0-9]{0,9})?")
 
 
 def request_of(config: bytes, *, population_size: int, dimension: int) -> Request:
     """The keys of a canonical configuration that its privacy depends on.
 
     Raises:
-        LookupError, TypeError, ValueError, ArithmeticError: the bytes are not those of a configuration.
+        ConfigError: the plan refuses such a run.
+        LookupError, TypeError, ValueError, AttributeError: the bytes are not those of a configuration.
     """
-    values = json.loads(config)
+    values = read_json(config, what="the configuration")
     run, training = values["run"], values["training"]
     privacy, aggregation = values["privacy"], values["secure_aggregation"]
     sampled = privacy.get("sampling_probability")
-    return Request(
-        mode=privacy["mode"],
+    request = Request(
+        mode=str(privacy["mode"]),
         target_epsilon=_number(privacy.get("target_epsilon")),
         delta=_number(privacy.get("delta")),
-        rounds=run["rounds"],
-        spare_rounds=run["spare_rounds"],
+        rounds=_count(run["rounds"]),
+        spare_rounds=_count(run["spare_rounds"]),
         max_grad_norm=_number(privacy.get("max_grad_norm")),
-        clipping_norm=float(privacy["clipping_norm"]),
-        sampling_probability=None if sampled is None else Fraction(sampled),
-        local_steps=training.get("local_steps"),
-        planned_records=privacy.get("planned_records"),
-        population_size=population_size,
-        planned_cohort=aggregation["planned_cohort"],
-        min_survivors=aggregation["min_survivors"],
-        max_colluders=aggregation.get("max_colluders"),
-        max_participations=privacy.get("max_participations"),
-        scale_bits=aggregation["scale_bits"],
+        clipping_norm=read_number(privacy["clipping_norm"]),
+        sampling_probability=None if sampled is None else _probability(sampled),
+        local_steps=_count_or_none(training.get("local_steps")),
+        planned_records=_count_or_none(privacy.get("planned_records")),
+        population_size=_count(population_size),
+        planned_cohort=_count(aggregation["planned_cohort"]),
+        min_survivors=_count(aggregation["min_survivors"]),
+        max_colluders=_count_or_none(aggregation.get("max_colluders")),
+        max_participations=_count_or_none(privacy.get("max_participations")),
+        scale_bits=_count(aggregation["scale_bits"]),
         dimension=dimension,
-        cohorts=aggregation["cohorts"],
-        masking=aggregation["masking"],
+        cohorts=str(aggregation["cohorts"]),
+        masking=_flag(aggregation["masking"]),
     )
+    check_request(request)
+    return request
 
 
 def noise_of(request: Request, noise_std: int) -> dict[str, Any]:
@@ -78,29 +85,61 @@ def booked_event(request: Request, noise_std: int) -> dict[str, object] | None:
     return releases_of(request, noise_std).event.as_dict() if MECHANISMS[request.mode].private else None
 
 
+def releases_of_one(
+    request: Request,
+    *,
+    kind: str,
+    events: Sequence[Mapping[str, Any]],
+    attested: Sequence[int],
+) -> int:
+    """The most releases of one client that nothing signed rules out; 0 where nobody was asked.
+
+    In a simulation, whose one ledger is its owner's word, what a rotation over its attempts gives. In a deployment
+    `attested` has what each data holder signed: while anybody's is missing, an attempt that the events leave out, or a
+    cohort that is no rotation, may have been that holder's, so that only the plan's own bound A is sure.
+    """
+    if kind == "simulation":
+        return participations(
+            len(events),
+            planned_cohort=request.planned_cohort,
+            population_size=request.population_size,
+            cohorts=request.cohorts,
+        )
+    if len(attested) < request.population_size:
+        return most_releases(request)
+    summed = sum(line["survived"] or 0 for line in events if not line["aborted"])
+    return max(*attested, -(-summed // request.population_size))
+
+
 def guarantees_of(
-    request: Request, *, noise_std: int, attempts: int, masked: bool, estimated: bool = True
+    request: Request, *, noise_std: int, releases: int, masked: bool, estimated: bool = True
 ) -> list[dict[str, Any]]:
-    """What holds after `attempts` attempts that asked for vectors, aborted ones among them; nothing after none.
+    """What holds after so many releases of one client, aborted attempts among them; nothing after none.
 
     `masked`: whether transcripts of secure aggregation are at hand. Without `estimated` the tighter figures are left
     out, which take a second.
     """
-    if not MECHANISMS[request.mode].private or attempts == 0:
+    if not MECHANISMS[request.mode].private or releases == 0:
         return []
     of_release = releases_of(request, noise_std)
-    most = participations(
-        attempts,
-        planned_cohort=request.planned_cohort,
-        population_size=request.population_size,
-        cohorts=request.cohorts,
-    )
     stated = stated_guarantees(request, masked=masked)
     events = (of_release.event,) if len(stated) == 1 else (of_release.event, of_release.ledger_event)
     return [
-        _entry(request, guarantee, event, of_release, releases=most, estimated=estimated)
+        _entry(
+            request,
+            guarantee,
+            event,
+            of_release,
+            releases=releases,
+            estimated=estimated,
+        )
         for guarantee, event in zip(stated, events, strict=True)
     ]
+
+
+def mu_of(event: Event, releases: int) -> float:
+    """The mu of so many releases together in Gaussian differential privacy, where nothing is sampled."""
+    return math.sqrt(event.count * releases) / event.noise_multiplier
 
 
 def _entry(
@@ -121,7 +160,7 @@ def _entry(
         "epsilon_planned": decimal_up(planned.epsilon),
         "epsilon_estimate": None if estimate is None else decimal_up(estimate),
         "epsilon_if_masking_fails": None if alone is None else decimal_up(alone),
-        "mu": decimal_up(math.sqrt(event.count * releases) / event.noise_multiplier) if unsampled else None,
+        "mu": decimal_up(mu_of(event, releases)) if unsampled else None,
         "profile": _profile([(event, releases)], delta=Decimal(repr(counted.delta)), ceiling=ceiling),
     }
 
@@ -143,5 +182,28 @@ def _assumption(text: str) -> dict[str, str]:
     return {"id": known.id, "text": known.text, "checked_by": known.checked_by}
 
 
-def _number(text: str | None) -> float | None:
-    return None if text is None else float(text)
+def _number(text: object) -> float | None:
+    return None if text is None else read_number(text)
+
+
+def _count(value: object) -> int:
+    if type(value) is not int or not 0 <= value < _ABOVE_COUNTS:
+        raise ValueError(f"expected an integer of at least 0 and below 2^31, not {str(value)[:40]}")
+    return value
+
+
+def _count_or_none(value: object) -> int | None:
+    return None if value is None else _count(value)
+
+
+def _flag(value: object) -> bool:
+    if type(value) is not bool:
+        raise ValueError(f"expected true or false, not {str(value)[:40]}")
+    return value
+
+
+def _probability(text: object) -> Fraction:
+    """A reduced fraction, as a canonical configuration has it: "1" or "1/3"."""
+    if not isinstance(text, str) or not _FRACTION.fullmatch(text):
+        raise ValueError(f"expected a fraction a/b as text, not {str(text)[:40]!r}")
+    return Fraction(text)

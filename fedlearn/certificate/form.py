@@ -90,6 +90,7 @@ def parse(body: bytes) -> dict[str, Any]:
     _check(content, _CERTIFICATE, "the certificate")
     if content["type"] != TYPE:
         raise MalformedError(f'the type is "{content["type"]}"; expected "{TYPE}"')
+    _check_printable({**content, "config": ""})  # a configuration's texts are escaped: it is canonical JSON itself
     return dict(content)
 
 
@@ -99,6 +100,25 @@ def is_signed(content: Mapping[str, Any]) -> bool:
     signed = {**content, "coordinator": {"key": coordinator["key"]}}
     key, signature = bytes.fromhex(coordinator["key"]), bytes.fromhex(coordinator["signature"])
     return verify(key, signature, purpose=_PURPOSE, message=canonical_json(signed))
+
+
+def _check_printable(content: Any) -> None:
+    """A text that moves a cursor or changes colors could say something else than it says.
+
+    Raises:
+        MalformedError: a sign that does not print, or a float.
+    """
+    waiting = [content]
+    while waiting:
+        value = waiting.pop()
+        if isinstance(value, dict):
+            waiting += [*value, *value.values()]
+        elif isinstance(value, list):
+            waiting += value
+        elif isinstance(value, float):
+            raise MalformedError(f"a number is {value!r}; expected decimals as text")
+        elif isinstance(value, str) and not value.isprintable():
+            raise MalformedError(f"a text has signs that do not print: {value[:60]!r}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,12 +143,13 @@ def _hex(size: int) -> _Matching:
 _BOUND = _Matching(rf"(0|[1-9][0-9]{{0,30}})\.[0-9]{{{_PLACES}}}|{INFINITE}", f"a decimal with {_PLACES} places")
 _DELTA = _Matching(r"0\.[0-9]{0,340}[1-9]", "a probability as a decimal")
 _HASH, _KEY, _ID, _SIGNATURE = _hex(32), _hex(32), _hex(16), _hex(64)
+_TIME = _Matching(r"|[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9:.]{8,15}([+-][0-9:]{5}|Z)?", "a time as 2026-12-01T09:00:00+00:00")
 _ANYTHING = object()
 
 _CERTIFICATE: Final[Mapping[str, Any]] = {
     "type": str,
     "kind": _Matching("simulation|deployment", "simulation or deployment"),
-    "run": {"session": _ID, "started": str, "ended": str, "purpose": _Maybe(str)},
+    "run": {"session": _ID, "started": _TIME, "ended": _TIME, "purpose": _Maybe(str)},
     "subject": {
         "model_hash": _HASH,
         "file_sha256": _HASH,

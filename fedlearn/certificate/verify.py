@@ -9,17 +9,19 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
-from safetensors import SafetensorError
-
-from fedlearn.certificate.attestation import Attestation, unseparated
-from fedlearn.certificate.build import NO_ROSTER, model_bytes_of
-from fedlearn.certificate.figures import booked_event, guarantees_of, noise_of, request_of
+from fedlearn.bounded import read_json
+from fedlearn.canonical import canonical_json
+from fedlearn.certificate.attestation import Attestation, unprotected, unseparated
+from fedlearn.certificate.build import NO_ROSTER, SECURE_AGGREGATION, model_bytes_of
+from fedlearn.certificate.figures import booked_event, guarantees_of, mu_of, noise_of, releases_of_one, request_of
 from fedlearn.certificate.form import MalformedError, is_signed, number_of, parse
+from fedlearn.errors import ConfigError
 from fedlearn.layout import Layout
-from fedlearn.privacy.accounting import gaussian_delta
+from fedlearn.privacy.accounting import Event, gaussian_delta
+from fedlearn.privacy.calibration import check_noise
 from fedlearn.privacy.mechanisms import MECHANISMS
 from fedlearn.privacy.refusals import Request, threshold_of
-from fedlearn.privacy.release import participations, releases_of
+from fedlearn.privacy.release import releases_of
 from fedlearn.roster import Roster
 
 __all__ = ["CANNOT_SHOW", "Check", "Verification", "verify_certificate"]
@@ -30,14 +32,19 @@ CANNOT_SHOW: Final = (
     "that a data holder's records are what it says, and one person's are at one of them only",
     "how a data holder ran it (same_user, unconfirmed members): its signature is not over that, the coordinator's is",
     "that nobody but the counted colluders worked with the server",
+    "scores, audits, purpose, times, versions, and whether a run called a simulation was one: the coordinator's word",
+    "epsilon_estimate where records or cohorts are sampled: a tighter figure for information",
 )
+_WITHOUT_ROSTER: Final = (
+    "who signed, and whether population_size and the attestations are of all data holders: give the roster (--roster)"
+)
+_AUDIT_FORMAT: Final = "fedlearn/v1/audit"
 
 _NUMBERS: Final = ("epsilon", "epsilon_planned", "epsilon_estimate", "epsilon_if_masking_fails", "mu")
 # The sixth decimal, rounded up, may differ between the mathematics of two machines.
 _TOLERANCE: Final = 2e-6
-_ABOVE_ONE: Final = 1 + 1e-4  # mu is rounded up, which moves delta up by a few of its millionths
 # What a content of the right types but absurd values may raise where something is worked out from it.
-_ABSURD: Final = (ArithmeticError, AssertionError, LookupError, MemoryError, TypeError, ValueError)
+_ABSURD: Final = (ArithmeticError, AssertionError, AttributeError, LookupError, MemoryError, TypeError, ValueError)
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,8 +82,13 @@ class Verification:
             "verdict": self.verdict,
             "signers": None if self.signers is None or not self.passed else list(self.signers),
             "checks": [{"name": c.name, "passed": c.passed, "detail": c.detail} for c in self.checks],
-            "cannot_show": list(CANNOT_SHOW),
+            "cannot_show": list(self.cannot_show),
         }
+
+    @property
+    def cannot_show(self) -> tuple[str, ...]:
+        """What these files, or no file at all, can show."""
+        return CANNOT_SHOW if self.signers is not None else (*CANNOT_SHOW, _WITHOUT_ROSTER)
 
 
 def verify_certificate(certificate: bytes, model_file: bytes, roster: Roster | None = None) -> Verification:
@@ -108,7 +120,7 @@ class _WrongError(Exception):
 def _run(name: str, check: "_Checking", content: Mapping[str, Any], model_file: bytes) -> Check:
     try:
         return Check(name, True, check(content, model_file))
-    except _WrongError as error:
+    except (_WrongError, ConfigError) as error:
         return Check(name, False, str(error))
     except _ABSURD as error:
         return Check(name, False, f"cannot be worked out from the certificate ({type(error).__name__})")
@@ -127,8 +139,9 @@ def _signature(content: Mapping[str, Any], _: bytes) -> str:
 def _config(content: Mapping[str, Any], _: bytes) -> str:
     config = content["config"].encode("ascii")
     _require(hashlib.sha256(config).hexdigest() == content["config_hash"], "config_hash is not that of the bytes")
+    canonical = canonical_json(read_json(config, what="the configuration")) == config
+    _require(canonical, "the configuration is not canonical JSON")
     request = _request(content)
-    _require(request.planned_cohort >= 1 and request.population_size >= 1, "no clients")
     return f"hash {content['config_hash'][:16]}..., mode {request.mode}"
 
 
@@ -138,7 +151,7 @@ def _model(content: Mapping[str, Any], model_file: bytes) -> str:
     _require(digest == subject["file_sha256"], "the file is another one than the certified model")
     try:
         body = model_bytes_of(model_file, _layout(content))
-    except (SafetensorError, ValueError) as error:
+    except (ConfigError, ValueError) as error:
         raise _WrongError(f"the file does not hold the certified tensors: {error}") from None
     same = hashlib.sha256(body).hexdigest() == subject["model_hash"]
     _require(same, "the tensors are others than the certified ones")
@@ -147,6 +160,7 @@ def _model(content: Mapping[str, Any], model_file: bytes) -> str:
 
 def _events(content: Mapping[str, Any], _: bytes) -> str:
     request, noise = _request(content), content["noise"]
+    check_noise(request, noise["std"])
     derived = noise_of(request, noise["std"])
     _require(derived.items() <= noise.items(), "sensitivity or shares are not those of the configuration")
     drawn = {derived["by"]}
@@ -159,7 +173,8 @@ def _events(content: Mapping[str, Any], _: bytes) -> str:
     positions = [(line["round"], line["attempt"]) for line in events]
     _require(positions == sorted(set(positions)), "rounds and attempts do not grow")
     sums = [line["round"] for line in events if not line["aborted"]]
-    _require(sums == list(range(1, request.rounds + 1)), "not every round has exactly one sum")
+    whole = len(sums) == request.rounds and all(n == number for n, number in enumerate(sums, start=1))
+    _require(whole, "not every round has exactly one sum")
     _require(len(events) <= request.attempts, "more attempts than rounds and spare rounds")
     _counts(request, events)
     return f"{len(events)} attempts, {len(events) - len(sums)} aborted; noise and sensitivity follow from the config"
@@ -180,31 +195,35 @@ def _counts(request: Request, events: Sequence[Mapping[str, Any]]) -> None:
 
 def _guarantees(content: Mapping[str, Any], _: bytes) -> str:
     request, stated = _request(content), content["guarantees"]
-    booked = sum(line["event"] is not None for line in content["events"])
     expected = guarantees_of(
         request,
         noise_std=content["noise"]["std"],
-        attempts=booked,
+        releases=_releases(content),
         masked=content["secure_aggregation"] is not None,
         estimated=False,
     )
     _require(len(stated) == len(expected), "there are more or fewer guarantees than the events give")
     for said, derived in zip(stated, expected, strict=True):
-        _check_estimate(said)
-        for name in derived.keys() - {"epsilon_estimate"}:
+        if derived["mu"] is not None:
+            _check_estimate(said, mu_of(_ledger_event(content), derived["releases"]))
+        for name in sorted(derived.keys() - {"epsilon_estimate"}):
             agrees = _agree(name, said[name], derived[name])
-            _require(agrees, f"{name} is {said[name]}; the events give {derived[name]}")
+            _require(agrees, f"{name} is {said[name]}; what is signed gives {derived[name]}")
     if not stated:
         return "none: NOT PRIVATE"
     return "; ".join(f"epsilon {g['epsilon']} at delta {g['delta']} for one {g['privacy_unit']}" for g in stated)
 
 
-def _check_estimate(said: Mapping[str, Any]) -> None:
+def _check_estimate(said: Mapping[str, Any], mu: float) -> None:
     """The tighter figure is for information; where nothing is sampled, its delta is worked out from mu."""
-    if said["mu"] is None or said["epsilon_estimate"] is None:
-        return
-    delta = gaussian_delta(number_of(said["mu"]), number_of(said["epsilon_estimate"]))
-    _require(delta <= number_of(said["delta"]) * _ABOVE_ONE, "epsilon_estimate is lower than mu allows")
+    if said["epsilon_estimate"] is not None:
+        delta = gaussian_delta(mu, number_of(said["epsilon_estimate"]) + _TOLERANCE)
+        _require(delta <= number_of(said["delta"]), "epsilon_estimate is lower than mu allows")
+
+
+def _ledger_event(content: Mapping[str, Any]) -> Event:
+    """One release as a data holder's own ledger counts it."""
+    return releases_of(_request(content), content["noise"]["std"]).ledger_event
 
 
 def _agree(name: str, said: Any, derived: Any) -> bool:
@@ -221,11 +240,14 @@ def _agree(name: str, said: Any, derived: Any) -> bool:
 def _secure_aggregation(content: Mapping[str, Any], _: bytes) -> str:
     request, section = _request(content), content["secure_aggregation"]
     if section is None:
+        deployed = content["kind"] == "deployment"
+        _require(not deployed, "off; no data holder lets a vector leave without masks")
         return "off: the coordinator saw each vector; nothing is claimed"
     _require(request.masking, "claimed, but the configuration has masking off")
     numbers = (request.planned_cohort, request.min_survivors, request.max_colluders or 0)
     stated = (section["planned_cohort"], section["min_survivors"], section["max_colluders"])
     _require(numbers == stated, "its numbers are not those of the configuration")
+    _require(section["version"] == SECURE_AGGREGATION, f"the version is another than {SECURE_AGGREGATION}")
     _require(section["threshold"] == threshold_of(request.planned_cohort), "the threshold is not floor(2P/3) + 1")
     sums = sum(not line["aborted"] for line in content["events"])
     transcripts = section["transcripts"]
@@ -239,31 +261,33 @@ def _ledger(content: Mapping[str, Any], _: bytes) -> str:
     session = bytes.fromhex(content["run"]["session"])
     roster_hash = bytes.fromhex(section["roster_hash"]) if section else NO_ROSTER
     model_hash, event = bytes.fromhex(content["subject"]["model_hash"]), _event_in_ledgers(content)
+    simulated = content["kind"] == "simulation"
+    most = _releases(content) if simulated else len(content["events"])
     for entry in attestations:
         who = f"the attestation of {entry.client_id.hex()}"
         _require(entry.config_hash.hex() == content["config_hash"], f"{who} is about another configuration")
         signed = entry.holds(session=session, roster_hash=roster_hash, model_hash=model_hash, event=event)
         _require(signed, f"{who} is not signed over this session, model, ledger and event")
-        _require(entry.releases <= _booked_at_most(content), f"{who} books more releases than the events say")
+        _require(entry.releases <= most, f"{who} books more releases than the events say")
         _require(entry.entries >= 2 * entry.releases, f"{who} has fewer entries than its releases need")
     _require(len({entry.client_id for entry in attestations}) == len(attestations), "a data holder attests twice")
-    if content["kind"] == "simulation":
+    _require(set(unprotected(attestations)) <= set(content["unprotected"]), "what is not protected is not all named")
+    if simulated:
         return _one_ledger(content, attestations)
     coordinator = bytes.fromhex(content["coordinator"]["key"])
     keys = {entry.key for entry in attestations} | {coordinator}
     _require(len(keys) == len(attestations) + 1, "one key attests for two parties")
+    many, population = len(attestations), content["population_size"]
+    _require(many <= population, "more data holders attest than there are")
+    missing = f"; {population - many} are missing, so the planned releases are stated" if many < population else ""
     shared = unseparated(attestations)
-    _require(shared is None or shared in content["unprotected"], "--same-user of a data holder is not disclosed")
     shown = f"; NOT PROTECTED: {shared}" if shared else ""
-    return f"{len(attestations)} data holders attest what they booked{shown}"
+    return f"{many} of {population} data holders attest what they booked{missing}{shown}"
 
 
 def _event_in_ledgers(content: Mapping[str, Any]) -> bytes | None:
     """The canonical event that each ledger must have booked, and signed, for this configuration and noise."""
-    request = _request(content)
-    if not MECHANISMS[request.mode].private:
-        return None
-    return releases_of(request, content["noise"]["std"]).ledger_event.to_bytes()
+    return _ledger_event(content).to_bytes() if MECHANISMS[_request(content).mode].private else None
 
 
 def _one_ledger(content: Mapping[str, Any], attestations: Sequence[Attestation]) -> str:
@@ -276,16 +300,24 @@ def _one_ledger(content: Mapping[str, Any], attestations: Sequence[Attestation])
     return f"simulation: one ledger of {entry.entries} entries, at most {entry.releases} releases of a client"
 
 
-def _booked_at_most(content: Mapping[str, Any]) -> int:
-    """The most releases of one client that the events leave room for."""
-    request = _request(content)
-    booked = sum(line["event"] is not None for line in content["events"])
-    return participations(
-        booked,
-        planned_cohort=request.planned_cohort,
-        population_size=request.population_size,
-        cohorts=request.cohorts,
+def _releases(content: Mapping[str, Any]) -> int:
+    """The most releases of one client that nothing signed rules out."""
+    return releases_of_one(
+        _request(content),
+        kind=content["kind"],
+        events=[line for line in content["events"] if line["event"] is not None],
+        attested=[entry["releases"] for entry in content["ledger"]["attestations"]],
     )
+
+
+def _scores(content: Mapping[str, Any], _: bytes) -> str:
+    """Nothing shows that they are true; what no run writes is refused."""
+    scores = content["scores"]
+    _require(scores is None or number_of(scores["accuracy"]) <= 1, "the accuracy is above 1")
+    for audit in content["audit"]:
+        known = audit.get("format") == _AUDIT_FORMAT and isinstance(audit.get("kind"), str)
+        _require(known, f'an audit is not one of format "{_AUDIT_FORMAT}"')
+    return f"{'none' if scores is None else 'said'} by the coordinator alone, {len(content['audit'])} audits"
 
 
 _Checking = Callable[[Mapping[str, Any], bytes], str]
@@ -297,6 +329,7 @@ _CHECKS: Final[tuple[tuple[str, _Checking], ...]] = (
     ("guarantees", _guarantees),
     ("secure aggregation", _secure_aggregation),
     ("ledger", _ledger),
+    ("scores", _scores),
 )
 
 
@@ -313,12 +346,15 @@ def _signers(content: Mapping[str, Any], roster: Roster) -> Iterator[str]:
     section = content["secure_aggregation"]
     _require(section is not None, "this run had no roster")
     _require(section["roster_hash"] == roster.sha256.hex(), "this is another roster than the run's")
+    many = len(roster.members)
+    _require(content["population_size"] == many, f"population_size is {content['population_size']}; it has {many}")
     same = roster.coordinator.key.hex() == content["coordinator"]["key"]
     _require(same, "the certificate is not signed by the roster's coordinator")
     yield f"{roster.coordinator.name} ({roster.coordinator.fingerprint})"
     if content["kind"] == "simulation":
         return
     members = {entry.client_id: entry for entry in roster.members}
+    _require(bool(content["ledger"]["attestations"]), f"none of its {many} data holders attests anything")
     for attestation in _attestations(content):
         member = members.get(attestation.client_id)
         if member is None or member.key != attestation.key:
@@ -332,6 +368,7 @@ def _attestations(content: Mapping[str, Any]) -> Iterator[Attestation]:
 
 def _layout(content: Mapping[str, Any]) -> Layout:
     tensors = content["subject"]["tensors"]
+    _require(len({t["name"] for t in tensors}) == len(tensors), "a tensor is named twice")
     return Layout(tuple(t["name"] for t in tensors), tuple(tuple(t["shape"]) for t in tensors))
 
 

@@ -86,11 +86,12 @@ def verify(
     CERT is a certificate.json, MODEL the model.safetensors that it is about. Nothing else is needed: no run folder, no
     network.
     """
+    from fedlearn.bounded import MOST_MODEL_BYTES, read_bytes
     from fedlearn.certificate.verify import verify_certificate
     from fedlearn.roster import Roster
 
-    content, model_file = _read(certificate), _read(model)
-    known = Roster.from_bytes(_read(roster)) if roster else None
+    content, model_file = read_bytes(certificate), read_bytes(model, most=MOST_MODEL_BYTES)
+    known = Roster.from_bytes(read_bytes(roster)) if roster else None
     try:
         verification = verify_certificate(content, model_file, known)
     except ConfigError as error:
@@ -136,19 +137,10 @@ def _tell_check(check: "Check") -> None:
         typer.echo(f"{'':11}what to do: {one_line(check.remedy)}")
 
 
-def _read(path: Path) -> bytes:
-    try:
-        return path.read_bytes()
-    except OSError as error:
-        raise ConfigError(f"{path}: cannot be read: {error.strerror}") from None
-
-
 def _tell_verification(verification: "Verification") -> None:
-    from fedlearn.certificate.verify import CANNOT_SHOW
-
     for check in verification.checks:
         typer.echo(f" {'ok' if check.passed else 'FAILED':8}{check.name:20}{one_line(check.detail)}")
-    for line in CANNOT_SHOW:
+    for line in verification.cannot_show:
         typer.echo(f" not shown: {line}")
     if verification.passed:
         typer.echo(one_line(verification.verdict))

@@ -38,7 +38,7 @@ from fedlearn.privacy.release import (
     stated_guarantees,
 )
 
-__all__ = ["Plan", "epsilon_after", "guarantees_after", "plan"]
+__all__ = ["Plan", "check_noise", "epsilon_after", "guarantees_after", "plan"]
 
 SMALLEST_NOISE_STD = 64
 
@@ -136,30 +136,74 @@ def _plan(request: Request) -> Plan:
     return replace(planned, warnings=warnings_of(planned, request, mechanism))
 
 
+def check_noise(request: Request, noise_std: int) -> None:
+    """Refuse a standard deviation that is not the one that `plan` derives; at most two accountings, no search.
+
+    Raises:
+        ConfigError: the run is refused, or its noise is another one.
+    """
+    check_request(request)
+    mechanism = MECHANISMS[request.mode]
+    if not mechanism.private:
+        refuse_if(noise_std != 0, f"the noise is {noise_std} grid units; mode none adds none")
+        return
+    shares, sensitivity = shares_of(request), sensitivity_of(request, request.scale_bits)
+    refuse_if(
+        not SMALLEST_NOISE_STD <= noise_std <= LARGEST_NOISE_STD,
+        f"the noise is {noise_std} grid units; expected {SMALLEST_NOISE_STD} to {LARGEST_NOISE_STD}",
+    )
+
+    def std_of(thousandths: int) -> int:
+        return least_noise_std(thousandths, shares=shares, sensitivity=sensitivity)
+
+    # All multipliers that lead to this one standard deviation: the least that does the job must be among them.
+    lowest = least_integer(lambda k: std_of(k) >= noise_std, 1000)
+    highest = least_integer(lambda k: std_of(k) > noise_std, lowest) - 1
+    passes = _passes(request)
+    derived = std_of(lowest) == noise_std and passes(highest) and not (lowest > 1 and passes(lowest - 1))
+    refuse_if(
+        not derived, f"the noise is {noise_std} grid units; that is not what the configuration and population give"
+    )
+    _check_noise(request, mechanism, noise_std, _largest_scale_bits(request, mechanism, lowest))
+
+
 def _least_thousandths(request: Request, mechanism: Mechanism) -> int:
     """The least noise multiplier in thousandths that keeps A releases within the target; 0 without privacy."""
     if not mechanism.private:
         return 0
+    passes = _passes(request)
+    start = 1000
+    if probability_of(request) < 1:  # all orders cost .1 s: scout with a few, then ask all whether one less would do
+        assert request.delta is not None
+        assert request.target_epsilon is not None
+        start = least_integer(lambda k: passes(k, _SCOUTING_ORDERS), 1000)
+        near = best_orders_around(
+            _planned_events(request, start), delta=request.delta, epsilon_ceiling=request.target_epsilon
+        )
+        start = least_integer(lambda k: passes(k, near), start)
+    return least_integer(passes, start)
+
+
+def _passes(request: Request) -> Callable[..., bool]:
+    """Whether so many thousandths, at these orders or all, keep A releases within the target."""
     delta, target = request.delta, request.target_epsilon
     assert delta is not None
     assert target is not None
-    shares, sensitivity = shares_of(request), sensitivity_of(request, request.scale_bits)
-    probability = probability_of(request)
 
-    def events(thousandths: int) -> list[tuple[Event, int]]:
-        noise_std = least_noise_std(thousandths, shares=shares, sensitivity=sensitivity)
-        booked = releases_of(request, noise_std).event
-        return [(replace(booked, noise_multiplier_millionths=1000 * thousandths), most_releases(request))]
+    def passes(thousandths: int, orders: tuple[float, ...] | None = None) -> bool:
+        events = _planned_events(request, thousandths)
+        return epsilon_of(events, delta=delta, epsilon_ceiling=target, orders=orders) <= target
 
-    def passes_at(orders: tuple[float, ...] | None) -> Callable[[int], bool]:
-        return lambda k: epsilon_of(events(k), delta=delta, epsilon_ceiling=target, orders=orders) <= target
+    return passes
 
-    start = 1000
-    if probability < 1:  # all orders cost .1 s: scout with a few, then ask all whether one thousandth less would do
-        start = least_integer(passes_at(_SCOUTING_ORDERS), 1000)
-        near = best_orders_around(events(start), delta=delta, epsilon_ceiling=target)
-        start = least_integer(passes_at(near), start)
-    return least_integer(passes_at(None), start)
+
+def _planned_events(request: Request, thousandths: int) -> list[tuple[Event, int]]:
+    """A releases with a noise multiplier of so many thousandths."""
+    noise_std = least_noise_std(
+        thousandths, shares=shares_of(request), sensitivity=sensitivity_of(request, request.scale_bits)
+    )
+    booked = releases_of(request, noise_std).event
+    return [(replace(booked, noise_multiplier_millionths=1000 * thousandths), most_releases(request))]
 
 
 def _noise(request: Request, mechanism: Mechanism, thousandths: int, *, scale_bits: int) -> int:

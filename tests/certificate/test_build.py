@@ -11,7 +11,7 @@ from fedlearn.agent.simulated import coordinator_key, load_simulated_data
 from fedlearn.canonical import canonical_json
 from fedlearn.certificate.attestation import Attestation
 from fedlearn.certificate.build import Evidence, certify
-from fedlearn.certificate.figures import booked_event, guarantees_of, request_of
+from fedlearn.certificate.figures import booked_event, guarantees_of, releases_of_one, request_of
 from fedlearn.certificate.form import encode
 from fedlearn.certificate.verify import verify_certificate
 from fedlearn.checkpoint import RunFolder
@@ -84,7 +84,7 @@ def evidence(finished_run, certificate, model_file):
         accuracy=float(content["scores"]["accuracy"]),
         loss=float(content["scores"]["loss"]),
         audits=[{"format": "fedlearn/v1/audit", "kind": "mechanism", "epsilon_lower": 1.5}],
-        unprotected=content["unprotected"],
+        unprotected=("the weather",),
         versions=content["versions"],
     )
 
@@ -95,7 +95,8 @@ def content_of(evidence, finished_run):
 
 def test_the_same_inputs_give_the_same_certificate(evidence, finished_run, certificate):
     again = certify(
-        replace(evidence, purpose=json.loads(certificate)["run"]["purpose"], audits=()), coordinator_key(finished_run)
+        replace(evidence, purpose=json.loads(certificate)["run"]["purpose"], audits=(), unprotected=()),
+        coordinator_key(finished_run),
     )
     assert again == certificate
 
@@ -162,7 +163,7 @@ def test_figures_from_bytes_are_those_of_the_plan(load_digits, overrides):
     assert plan.event is not None
     assert booked_event(request, noise_std) == plan.event.as_dict()
     masked = config.secure_aggregation.masking
-    told = guarantees_of(request, noise_std=noise_std, attempts=3, masked=masked)
+    told = guarantees_of(request, noise_std=noise_std, releases=3, masked=masked)
     for entry, expected in zip(told, guarantees_after(plan, 3), strict=True):
         assert float(entry["epsilon"]) == pytest.approx(expected.epsilon, abs=1.1e-6)
         assert float(entry["epsilon"]) >= expected.epsilon
@@ -241,16 +242,16 @@ def test_a_certificate_does_not_tell_how_many_records_a_client_has(tmp_path):
     assert told[0]["subject"]["model_hash"] != told[1]["subject"]["model_hash"]
 
 
-KEYS = [SigningKey(bytes([number]) * 32) for number in range(1, 5)]  # a coordinator and three members
+KEYS = [SigningKey(bytes([number]) * 32) for number in range(1, 12)]  # a coordinator and ten members
 
 
 @pytest.fixture
 def deployed(evidence):
-    """The same run as if three holders had signed for their own ledgers, and its roster."""
+    """The same run as if ten holders had signed for their own ledgers, and its roster."""
     entries = [RosterEntry(f"holder {n}", "", bytes([n]) * 16, key.public) for n, key in enumerate(KEYS)]
     roster = Roster.of(entries[0], tuple(entries[1:]))
     known = replace(evidence, kind="deployment", head=None, entries=None, roster_hash=roster.sha256)
-    attestations = [_attestation(known, number) for number in (1, 2, 3)]
+    attestations = [_attestation(known, number) for number in range(1, 11)]
     return replace(known, attestations=attestations), roster
 
 
@@ -279,12 +280,53 @@ def _failed(evidence, roster):
 def test_a_deployment_is_signed_by_every_holder_that_attests(deployed):
     failed, verification = _failed(*deployed)
     assert failed == set()
-    assert [name.partition(" (")[0] for name in verification.signers] == [
-        "holder 0",
-        "holder 1",
-        "holder 2",
-        "holder 3",
-    ]
+    assert [name.partition(" (")[0] for name in verification.signers] == [f"holder {n}" for n in range(11)]
+    content = json.loads(certify(deployed[0], KEYS[0]))
+    guarantee = content["guarantees"][0]
+    assert guarantee["releases"] == 3
+    assert float(guarantee["epsilon"]) < float(guarantee["epsilon_planned"])
+
+
+def test_while_anybody_is_missing_the_releases_of_the_plan_are_stated(deployed):
+    """A coordinator leaves out who was asked most, or an attempt that only the missing one knows of."""
+    evidence, roster = deployed
+    certificate = certify(replace(evidence, attestations=evidence.attestations[1:]), KEYS[0])
+    guarantee = json.loads(certificate)["guarantees"][0]
+    assert (guarantee["releases"], guarantee["epsilon"]) == (4, guarantee["epsilon_planned"])
+    verification = verify_certificate(certificate, evidence.model_file, roster)
+    assert verification.passed
+    assert any("1 are missing" in check.detail for check in verification.checks)
+    honest = json.loads(certify(evidence, KEYS[0]))
+    honest["ledger"]["attestations"].pop()
+    forged = encode({name: part for name, part in honest.items() if name != "coordinator"}, KEYS[0])
+    for known in (None, roster):
+        failed = [c.name for c in verify_certificate(forged, evidence.model_file, known).checks if not c.passed]
+        assert failed == ["guarantees"]
+
+
+def test_who_was_asked_more_often_than_a_rotation_asks_is_counted(deployed):
+    request = deployed[0].request
+    few = {"kind": "deployment", "events": [{"survived": 3, "aborted": False}] * 8}
+    assert releases_of_one(request, **few, attested=[8] + [2] * 9) == 8
+    assert releases_of_one(request, **few, attested=[0] * 10) == 3  # somebody sent those 24 vectors
+    assert releases_of_one(request, **few, attested=[8] + [2] * 8) == 4
+
+
+def test_another_population_than_the_rosters_is_refused(deployed):
+    evidence, roster = deployed
+    failed, _ = _failed(replace(evidence, population_size=1000, attestations=()), roster)
+    assert failed == {"roster"}
+    alone = verify_certificate(certify(replace(evidence, population_size=11), KEYS[0]), evidence.model_file)
+    assert "population_size" in alone.as_dict()["cannot_show"][-1]
+    assert "(--roster)" in alone.cannot_show[-1]
+
+
+def test_a_deployment_that_nobody_attests_or_without_masks_is_refused(deployed):
+    evidence, roster = deployed
+    assert _failed(replace(evidence, attestations=()), roster)[0] == {"roster"}
+    bare = certify(replace(evidence, attestations=(), roster_hash=None), KEYS[0])
+    verification = verify_certificate(bare, evidence.model_file)
+    assert [check.name for check in verification.checks if not check.passed] == ["secure aggregation"]
 
 
 @pytest.mark.parametrize(
@@ -324,9 +366,9 @@ def test_who_let_the_coordinators_code_run_as_the_owner_of_its_records_is_counte
     shared = [replace(entry, same_user=entry is not evidence.attestations[0]) for entry in evidence.attestations]
     certificate = certify(replace(evidence, attestations=shared), KEYS[0])
     told = json.loads(certificate)
-    assert [entry["same_user"] for entry in told["ledger"]["attestations"]] == [False, True, True]
+    assert [entry["same_user"] for entry in told["ledger"]["attestations"]] == [False] + [True] * 9
     (sentence,) = [line for line in told["unprotected"] if "--same-user" in line]
-    assert sentence.startswith("records and keys of 2 data holders from the coordinator's code")
+    assert sentence.startswith("records and keys of 9 data holders from the coordinator's code")
     verification = verify_certificate(certificate, evidence.model_file, roster)
     assert verification.passed
     assert sentence in next(check.detail for check in verification.checks if check.name == "ledger")

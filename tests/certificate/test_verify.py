@@ -1,12 +1,16 @@
 """What a stranger with the two files can check, and that nothing changed, forged or mixed up gets through."""
 
+import hashlib
 import json
 import resource
 import subprocess
 import sys
+import time
 
 import pytest
 
+from fedlearn.canonical import canonical_json
+from fedlearn.certificate.figures import booked_event, guarantees_of, request_of
 from fedlearn.certificate.form import TYPE
 from fedlearn.certificate.verify import verify_certificate
 from fedlearn.crypto.signatures import SigningKey
@@ -191,6 +195,36 @@ def fewer_releases_than_were_signed(content):
     content["ledger"]["attestations"][0]["releases"] = 1
 
 
+def more_noise_everywhere(content):
+    """Events and figures follow; only the configuration knows better."""
+    request = request_of(content["config"].encode(), population_size=10, dimension=650)
+    content["noise"]["std"] *= 2
+    event = booked_event(request, content["noise"]["std"])
+    for line in content["events"]:
+        line["event"] = event
+    content["guarantees"] = guarantees_of(request, noise_std=content["noise"]["std"], releases=3, masked=True)
+
+
+def nothing_unprotected(content):
+    content["unprotected"] = []
+
+
+def a_made_up_audit(content):
+    content["audit"] = [{"name": "all audits", "passed": True}]
+
+
+def an_accuracy_above_one(content):
+    content["scores"]["accuracy"] = "1.500000"
+
+
+def a_purpose_that_clears_the_screen(content):
+    content["run"]["purpose"] = "\x1b[2J\x1b[31mPASSED\n signed by everybody"
+
+
+def an_audit_that_rings(content):
+    content["audit"] = [{"format": "fedlearn/v1/audit", "kind": "mechanism", "note": "\a"}]
+
+
 def another_head(content):
     content["ledger"]["head"] = "00" * 32
 
@@ -211,6 +245,12 @@ def no_attestation(content):
         (a_higher_threshold, "secure aggregation"),
         (fewer_releases_than_were_signed, "ledger"),
         (another_head, "ledger"),
+        (more_noise_everywhere, "events"),
+        (nothing_unprotected, "ledger"),
+        (a_made_up_audit, "scores"),
+        (an_accuracy_above_one, "scores"),
+        (a_purpose_that_clears_the_screen, "form"),
+        (an_audit_that_rings, "form"),
         (a_claim_to_be_deployed, "ledger"),
         (no_attestation, "ledger"),
     ],
@@ -238,6 +278,69 @@ def a_shape_beyond_all_memory(content):
 @pytest.mark.parametrize("lie", [no_clients, a_configuration_of_nothing, a_model_of_no_size, a_shape_beyond_all_memory])
 def test_absurd_values_are_refused_and_not_a_traceback(sign_anew, model_file, lie):
     assert not verify_certificate(sign_anew(lie), model_file).passed
+
+
+def config_with(**changes):
+    def lie(content):
+        values = json.loads(content["config"])
+        for key, value in changes.items():
+            section, name = key.split("__")
+            values[section][name] = value
+        content["config"] = canonical_json(values).decode()
+
+    return lie
+
+
+def content_with(section, **changes):
+    return lambda content: (content if section is None else content[section]).update(changes)
+
+
+HOSTILE = {
+    "many rounds": config_with(run__rounds=2 * 10**8),
+    "more rounds than counts": config_with(run__rounds=10**12),
+    "a probability of many digits": config_with(privacy__sampling_probability="1e100000000"),
+    "a probability near nothing": config_with(privacy__sampling_probability="1e-30000000"),
+    "a fine grid": config_with(secure_aggregation__scale_bits=10**9),
+    "text for a number": config_with(privacy__planned_records="many"),
+    "rounds in words": config_with(run__rounds="many"),
+    "many steps": config_with(training__local_steps=10**300, privacy__mode="record-local"),
+    "a small delta": config_with(privacy__delta="1e-400"),
+    "no delta": config_with(privacy__delta="nan"),
+    "a large norm": config_with(privacy__max_grad_norm="1e308"),
+    "an infinite norm": config_with(privacy__max_grad_norm="inf"),
+    "a large clip": config_with(privacy__clipping_norm="1e308"),
+    "a third": config_with(privacy__sampling_probability="1/3"),
+    "a target far off": config_with(privacy__target_epsilon="1e-300"),
+    "sections that are lists": content_with(
+        None, config='{"privacy":[],"run":[],"secure_aggregation":[],"training":[]}'
+    ),
+    "a deep configuration": content_with(None, config="[" * 100_000 + "]" * 100_000),
+    "no noise": content_with("noise", std=0),
+    "loud noise": content_with("noise", std=2**62),
+    "a tensor beyond all memory": content_with("subject", tensors=[{"name": "1.bias", "shape": [10**18]}]),
+    "nobody": content_with(None, population_size=0),
+    "everybody": content_with(None, population_size=2**62),
+}
+
+
+@pytest.mark.parametrize("lie", HOSTILE.values(), ids=HOSTILE)
+def test_a_hostile_certificate_is_refused_in_sentences_within_two_seconds(sign_anew, model_file, lie):
+    def whole(content):
+        lie(content)
+        content["config_hash"] = hashlib.sha256(content["config"].encode()).hexdigest()
+
+    body = sign_anew(whole)
+    began = time.process_time()
+    verification = verify_certificate(body, model_file)
+    assert time.process_time() - began < 2
+    assert not verification.passed
+    assert all(check.detail and "\n" not in check.detail for check in verification.checks)
+
+
+@pytest.mark.parametrize("value", [b"9" * 4000, b"[" * 900 + b"]" * 900, b"NaN", b"1e999"])
+def test_hostile_json_in_a_certificate_is_refused_in_a_sentence(certificate, model_file, value):
+    body = certificate.replace(b'"audit":[]', b'"audit":[' + value + b"]")
+    assert failed(verify_certificate(body, model_file)) == {"form"}
 
 
 def test_a_signature_of_somebody_else_is_not_the_coordinators(certificate, model_file):
