@@ -14,8 +14,12 @@ __all__ = ["canonical_json", "floats_as_text", "floats_from_text", "floats_to_te
 
 
 def canonical_json(value: Any) -> bytes:
-    """Sorted keys, no spaces, ASCII. A reader decodes, encodes again and compares."""
-    return json.dumps(value, sort_keys=True, separators=(",", ":")).encode("ascii")
+    """Sorted keys, no spaces, ASCII. A reader decodes, encodes again and compares.
+
+    Raises:
+        ValueError: a number is not finite, which JSON cannot say.
+    """
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False).encode("ascii")
 
 
 def floats_to_text(values: Mapping[str, Any]) -> dict[str, Any]:

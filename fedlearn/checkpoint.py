@@ -99,11 +99,11 @@ class RunFolder:
 
     def write_json(self, name: str, content: Mapping[str, Any]) -> None:
         """Replace a JSON file as a whole, durably."""
-        self.write(name, (json.dumps(content, indent=2, sort_keys=True) + "\n").encode())
+        self.write(name, (json.dumps(content, indent=2, sort_keys=True, allow_nan=False) + "\n").encode())
 
     def append(self, name: str, line: Mapping[str, Any]) -> None:
         """Add one JSON line, durably."""
-        append_whole(self.path / name, (json.dumps(line, sort_keys=True) + "\n").encode())
+        append_whole(self.path / name, (json.dumps(line, sort_keys=True, allow_nan=False) + "\n").encode())
 
     def lines(self, name: str) -> list[dict[str, Any]]:
         """The complete JSON lines of a file; a line that a crash left unfinished is not one."""
@@ -115,7 +115,7 @@ class RunFolder:
     def keep_lines(self, name: str, keep: Callable[[dict[str, Any]], bool]) -> None:
         """Drop whole lines that are not to be kept, and what a crash left of an unfinished one."""
         kept = [line for line in self.lines(name) if keep(line)]
-        self.write(name, "".join(json.dumps(line, sort_keys=True) + "\n" for line in kept).encode())
+        self.write(name, "".join(json.dumps(line, sort_keys=True, allow_nan=False) + "\n" for line in kept).encode())
 
     def roster(self) -> Roster:
         """The roster of a masked run.

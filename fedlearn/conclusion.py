@@ -1,6 +1,7 @@
 """The end of a run, simulated or deployed: model, certificate, summary and report, from its checkpoint and lines."""
 
 import logging
+import math
 import sys
 from collections.abc import Mapping
 from contextlib import closing
@@ -121,6 +122,8 @@ def _summary(folder: RunFolder, data: RunData, progress: Progress, scores: Score
     config, planned = data.config, data.plan
     rounds = folder.lines("metrics.jsonl")
     scored = asdict(scores) if scores else {"accuracy": None, "loss": None, "confusion": None, "per_class": None}
+    if scored["loss"] is not None and not math.isfinite(scored["loss"]):
+        scored["loss"] = None  # weights are finite, what they give on some record is not
     return {
         "format": "fedlearn/v1/summary",
         "scenario": config.source.stem if config.source else "run",

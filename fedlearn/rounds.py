@@ -1,5 +1,6 @@
 """The loop of a run: cohort -> agreement -> contributions -> server optimizer -> evaluation -> checkpoint."""
 
+import math
 import os
 import secrets
 import time
@@ -372,7 +373,9 @@ def _finish(coordinator: Coordinator, noised: Lanes, *, asked: int, survivors: i
         plan=coordinator.plan,
         learning_rate=coordinator.config.training.learning_rate,
     )
-    coordinator.weights = coordinator.optimizer.step(number, coordinator.weights, update)
+    weights = coordinator.optimizer.step(number, coordinator.weights, update)
+    _refuse_unless_finite(weights, number)
+    coordinator.weights = weights
     scores = coordinator.evaluate(coordinator.weights)
     booked = releases_booked(coordinator.config, coordinator.population_size, progress.attempts_asked)
     result = RoundResult(
@@ -381,7 +384,7 @@ def _finish(coordinator: Coordinator, noised: Lanes, *, asked: int, survivors: i
         asked=asked,
         survivors=survivors,
         accuracy=scores[0] if scores else None,
-        loss=scores[1] if scores else None,
+        loss=scores[1] if scores and math.isfinite(scores[1]) else None,
         epsilon=coordinator.epsilon_after(booked),
         seconds=time.perf_counter() - started,
     )
@@ -389,6 +392,17 @@ def _finish(coordinator: Coordinator, noised: Lanes, *, asked: int, survivors: i
     coordinator.save(progress.next_round())
     if coordinator.on_round:
         coordinator.on_round(result)
+
+
+def _refuse_unless_finite(weights: Vector, number: int) -> None:
+    """Raise RunFailedError for weights (d,) that are not finite as float32, in which a model is sent and stored."""
+    with np.errstate(over="ignore"):
+        finite = bool(np.isfinite(weights.astype(np.float32)).all())
+    if not finite:
+        raise RunFailedError(
+            f"round {number}: the model is not finite any more, so there is nothing to go on with; "
+            "lower training.learning_rate or the strategy's options, and begin a new run"
+        )
 
 
 def new_progress(config: RunConfig) -> Progress:

@@ -109,6 +109,8 @@ def load_simulated_data(config: RunConfig, progress: Callable[[int, int], None] 
     def seen_by_model(records: Dataset) -> Dataset:
         return model_features(config.model.name, options=config.model.options, dataset=records, progress=progress)
 
+    if not len(loaded.train):
+        raise ConfigError("data has no record to train on; name a file or a share that leaves some")
     train = seen_by_model(loaded.train)
     return SimulatedData(
         config=config,

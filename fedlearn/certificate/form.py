@@ -141,6 +141,8 @@ def _hex(size: int) -> _Matching:
 
 
 _BOUND = _Matching(rf"(0|[1-9][0-9]{{0,30}})\.[0-9]{{{_PLACES}}}|{INFINITE}", f"a decimal with {_PLACES} places")
+# Any finite float: the loss of a model with weights of 1e38.
+_LOSS = _Matching(rf"(0|[1-9][0-9]{{0,308}})\.[0-9]{{{_PLACES}}}", f"a decimal with {_PLACES} places")
 _DELTA = _Matching(r"0\.[0-9]{0,340}[1-9]", "a probability as a decimal")
 _HASH, _KEY, _ID, _SIGNATURE = _hex(32), _hex(32), _hex(16), _hex(64)
 _TIME = _Matching(r"|[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9:.]{8,15}([+-][0-9:]{5}|Z)?", "a time as 2026-12-01T09:00:00+00:00")
@@ -227,7 +229,7 @@ _CERTIFICATE: Final[Mapping[str, Any]] = {
     ),
     "unprotected": [str],
     "audit": [_ANYTHING],
-    "scores": _Maybe({"accuracy": _BOUND, "loss": _Maybe(_BOUND)}),
+    "scores": _Maybe({"accuracy": _BOUND, "loss": _Maybe(_LOSS)}),
     "versions": _ANYTHING,
     "coordinator": {"key": _KEY, "signature": _SIGNATURE},
 }
