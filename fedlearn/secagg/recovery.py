@@ -1,15 +1,18 @@
 """Secrets from shares of which some may be wrong: a commitment tells when a set of shares was right."""
 
-import secrets
-from collections.abc import Callable, Mapping
+import itertools
+import math
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
-from fedlearn.crypto.shamir import combine, share_at
+from fedlearn.crypto.keystream import stream_entropy
+from fedlearn.crypto.shamir import PRIME, check_factors, combine, decode, share_at, value_at
 
 __all__ = ["Blame", "Recovery"]
 
-_TRIES: Final = 400  # enough for three liars among the 80 responders of a cohort of 100
+_SETS: Final = 2_000  # of shares that are tried one after the other, where there are no more than so many
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,41 +29,70 @@ class Recovery:
 
     Guarantees:
         a secret is returned only if it fits its commitment;
-        a set of holders that worked is tried first for the next secret.
+        it is found if at most floor((n - threshold) / 2) of the n shares are wrong, and where all sets of `threshold`
+            shares can be tried, if that many are right;
+        then each wrong share is blamed wherever it stands, and no right one.
     """
 
     points: Mapping[bytes, int]
     threshold: int
     blames: list[Blame] = field(default_factory=list)
-    _trusted: tuple[bytes, ...] | None = None
+    _trusted: tuple[bytes, ...] = ()
+    _liars: frozenset[bytes] = frozenset()
+    _factors: dict[frozenset[bytes], list[int]] = field(default_factory=dict, repr=False)
 
     def secret(self, dealer: bytes, shares: Mapping[bytes, int], fits: Callable[[bytes], bool]) -> bytes | None:
-        """The dealer's 32-byte secret that `fits` its commitment; None where no set of shares tried gives it.
+        """The dealer's 32-byte secret that `fits` its commitment; None where the shares do not give it.
 
         `shares` is {holder: value}, one for each responder.
         """
-        first = self._trusted or tuple(self.points)[: self.threshold]
-        found = self._from(first, shares, fits)
-        if found is not None:
+        found = self._from(self._trusted or tuple(self.points)[: self.threshold], shares, fits)
+        if found is not None and self._agree(frozenset(), shares):
             return found
-        random = secrets.SystemRandom()
-        for _ in range(_TRIES):
-            holders = tuple(random.sample(list(self.points), self.threshold))
-            found = self._from(holders, shares, fits)
-            if found is not None:
-                self._trusted = holders
-                self._blame(dealer, shares)
-                return found
-        return None
+        right = self._right(shares, fits)
+        if right is None:
+            return found  # by luck: who lied cannot be told
+        wrong = frozenset(self.points) - right
+        self.blames += [Blame(dealer, holder) for holder in shares if holder in wrong]
+        self._trusted, self._liars = tuple(h for h in self.points if h in right)[: self.threshold], wrong
+        return self._from(self._trusted, shares, fits)
+
+    def _right(self, shares: Mapping[bytes, int], fits: Callable[[bytes], bool]) -> frozenset[bytes] | None:
+        """Whose shares are right; None where that cannot be told."""
+        others = frozenset(self.points) - self._liars
+        few = 2 * len(self._liars) <= len(self.points) - self.threshold
+        if self._liars and few and self._agree(self._liars, shares):  # the same ones lied once more
+            known = {self.points[h]: shares[h] for h in itertools.islice(iter(sorted(others)), self.threshold)}
+            right = others | {h for h in self._liars if share_at(self.points[h], known) == shares[h]}
+            return right if self._from(tuple(right)[: self.threshold], shares, fits) is not None else None
+        polynomial = decode({x: shares[holder] for holder, x in self.points.items()}, self.threshold)
+        if polynomial is not None:
+            right = frozenset(h for h, x in self.points.items() if value_at(polynomial, x) == shares[h])
+            return right if self._from(tuple(right)[: self.threshold], shares, fits) is not None else None
+        candidates = sorted(set(self._candidates(shares, fits)), key=len)
+        # Two that fit agree at 0 too, so that only one is so near.
+        certain = candidates and 2 * (len(self.points) - len(candidates[-1])) <= len(self.points) - self.threshold + 1
+        return candidates[-1] if certain or len(candidates) == 1 else None
+
+    def _candidates(self, shares: Mapping[bytes, int], fits: Callable[[bytes], bool]) -> Iterator[frozenset[bytes]]:
+        """Who agrees with each polynomial through enough shares whose secret fits; none where they are too many."""
+        if math.comb(len(self.points), self.threshold) > _SETS:
+            return
+        for holders in itertools.combinations(self.points, self.threshold):
+            if self._from(holders, shares, fits) is not None:
+                known = {self.points[holder]: shares[holder] for holder in holders}
+                yield frozenset(h for h, x in self.points.items() if share_at(x, known) == shares[h])
+
+    def _agree(self, without: frozenset[bytes], shares: Mapping[bytes, int]) -> bool:
+        """Whether all shares but those of `without` lie on one polynomial."""
+        holders = [holder for holder in self.points if holder not in without]
+        if without not in self._factors:
+            entropy = stream_entropy(os.urandom)
+            self._factors[without] = check_factors([self.points[h] for h in holders], self.threshold, entropy)
+        return sum(f * shares[h] for f, h in zip(self._factors[without], holders, strict=True)) % PRIME == 0
 
     def _from(
-        self, holders: tuple[bytes, ...], shares: Mapping[bytes, int], fits: Callable[[bytes], bool]
+        self, holders: Sequence[bytes], shares: Mapping[bytes, int], fits: Callable[[bytes], bool]
     ) -> bytes | None:
         secret = combine({self.points[holder]: shares[holder] for holder in holders})
         return secret if secret is not None and fits(secret) else None
-
-    def _blame(self, dealer: bytes, shares: Mapping[bytes, int]) -> None:
-        assert self._trusted is not None
-        good = {self.points[holder]: shares[holder] for holder in self._trusted}
-        wrong = [holder for holder in shares if share_at(self.points[holder], good) != shares[holder]]
-        self.blames += [Blame(dealer, holder) for holder in wrong]
