@@ -55,6 +55,9 @@ class RunResult:
     guarantees: tuple[Guarantee, ...]
     masking: bool
     noise: str
+    unusable_rows: tuple[
+        str, ...
+    ] = ()  # file, row and why; the records are on this machine, so whoever runs it may know
 
     @property
     def private(self) -> bool:
@@ -72,6 +75,7 @@ class RunResult:
             "rounds": self.rounds,
             "seconds_per_round": self.seconds_per_round,
             "run_dir": str(self.run_dir),
+            "unusable_rows": len(self.unusable_rows),
         }
 
 

@@ -29,11 +29,12 @@ from fedlearn.bounded import read_json
 from fedlearn.canonical import canonical_json, floats_from_text, floats_to_text
 from fedlearn.errors import ConfigError
 from fedlearn.overrides import override_items, set_value
+from fedlearn.schema import check_public_test
 from fedlearn.shipped import scenario_names, scenario_path
 from fedlearn.toml import read_toml
 from fedlearn.wording import nearest, sentence_of
 
-__all__ = ["REGISTRY_NAMES", "REQUIRED_KEYS", "ColumnConfig", "Compile", "RunConfig"]
+__all__ = ["REGISTRY_NAMES", "REQUIRED_KEYS", "ColumnConfig", "Compile", "Option", "RunConfig", "as_tuples"]
 
 # The names of the registries; a test compares them, for the registries live in rooms that load torch or flwr.
 REGISTRY_NAMES: Mapping[str, tuple[str, ...]] = {
@@ -58,7 +59,7 @@ REQUIRED_KEYS: Mapping[str, tuple[str, ...]] = {
 }
 # Where records lie; what only a simulation knows, and what stays at the coordinator: neither is in the canonical bytes.
 _PATHS = ("path", "public_test")
-_NOT_CANONICAL = ("public_test", "path", "client_column", "population_size", "partition", "alpha")
+_NOT_CANONICAL = ("public_test", "public", "path", "client_column", "population_size", "partition", "alpha")
 
 
 # Short by construction: a denominator of 10^(10^9) would keep whoever reads it busy for ever.
@@ -92,13 +93,14 @@ class _Section(BaseModel):
     @model_validator(mode="before")
     @classmethod
     def _lists_are_tuples(cls, values: Any) -> Any:
-        return _as_tuples(values)
+        return as_tuples(values)
 
 
-def _as_tuples(value: Any) -> Any:
+def as_tuples(value: Any) -> Any:
+    """Lists as tuples, at every depth: TOML and JSON have lists, a frozen section tuples."""
     if isinstance(value, list):
-        return tuple(_as_tuples(item) for item in value)
-    return {key: _as_tuples(item) for key, item in value.items()} if isinstance(value, dict) else value
+        return tuple(as_tuples(item) for item in value)
+    return {key: as_tuples(item) for key, item in value.items()} if isinstance(value, dict) else value
 
 
 class RunSection(_Section):
@@ -132,6 +134,8 @@ class DataSection(_Section):
     label: str | None = None
     classes: tuple[tuple[str, ...], ...] | None = None
     columns: dict[str, ColumnConfig] = Field(default_factory=dict)
+    ignore: tuple[str, ...] | None = None
+    public: bool | None = None
     path: str | None = None
     client_column: str | None = None
     population_size: Count | None = None
@@ -233,6 +237,7 @@ class RunConfig(_Section):
             raise ConfigError(f"{place}: {sentence_of(error.errors()[0], cls)}") from None
         _check_names(config, place)
         _check_mode_has_its_keys(config, place)
+        check_public_test(config.data, place, private=config.privacy.mode != "none")
         _check_runtime(config.runtime, place, masking=config.secure_aggregation.masking)
         return config
 

@@ -1,6 +1,6 @@
 """The holder's own file, `client.toml`: the only thing its agent obeys.
 
-There is no default: a file that lacks a limit is refused.
+There is no default: a file that lacks a limit is refused, and what it does not name is not accepted.
 """
 
 import hashlib
@@ -10,19 +10,20 @@ from typing import Annotated, Literal, NoReturn, Self
 
 from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, ValidationError, field_validator
 
-from fedlearn.config import REGISTRY_NAMES, RunConfig
+from fedlearn.config import REGISTRY_NAMES, Option, RunConfig, as_tuples
 from fedlearn.errors import ConfigError, RefusedError
 from fedlearn.policy import Policy
 from fedlearn.privacy.guarantee import PrivacyUnit
 from fedlearn.privacy.mechanisms import MECHANISMS
 from fedlearn.roster import Confirmations, Roster, RosterEntry
+from fedlearn.schema import TABLES
 from fedlearn.toml import read_toml
 from fedlearn.wording import nearest, sentence_of
 
 __all__ = ["HolderPolicy"]
 
 _DATASET_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
-_FILES = {".csv": "csv", ".parquet": "parquet"}
+_FILES = {".csv": "csv", ".csv.gz": "csv", ".parquet": "parquet"}
 _BUILT_IN = tuple(name for name in REGISTRY_NAMES["data.dataset"] if name not in _FILES.values())
 
 
@@ -30,6 +31,10 @@ def _hexadecimal(value: str, size: int) -> str:
     if not re.fullmatch(rf"[0-9a-f]{{{2 * size}}}", value):
         raise ValueError(f"expected {size} bytes as {2 * size} hexadecimal digits, 0-9 and a-f")
     return value
+
+
+def _file_kind(source: str) -> str | None:
+    return next((kind for ending, kind in _FILES.items() if source.endswith(ending)), None)
 
 
 def _known_name(name: str, known: tuple[str, ...], what: str) -> None:
@@ -76,12 +81,27 @@ class DatasetSection(_Section):
     max_delta: Annotated[float, Field(gt=0, lt=1)]
     models: Names
     modes: Names
+    # Both say what else is accepted: without them, no schema of a table, and no options of a model.
+    schema_sha256: str | None = None
+    model_options: dict[str, Annotated[tuple[dict[str, Option], ...], Field(strict=False)]] = Field(
+        default_factory=dict
+    )
+
+    @field_validator("schema_sha256")
+    @classmethod
+    def _is_32_bytes(cls, value: str | None) -> str | None:
+        return None if value is None else _hexadecimal(value, 32)
+
+    @field_validator("model_options", mode="before")
+    @classmethod
+    def _lists_are_tuples(cls, value: object) -> object:
+        return as_tuples(value)
 
     @field_validator("source")
     @classmethod
     def _is_a_data_set_or_a_file(cls, value: str) -> str:
-        if Path(value).suffix not in _FILES and value not in _BUILT_IN:
-            raise ValueError(f"expected a .csv or .parquet file, or one of {', '.join(_BUILT_IN)}")
+        if _file_kind(value) is None and value not in _BUILT_IN:
+            raise ValueError(f"expected a .csv, .csv.gz or .parquet file, or one of {', '.join(_BUILT_IN)}")
         return value
 
     @field_validator("models")
@@ -106,7 +126,14 @@ class DatasetSection(_Section):
     @property
     def kind(self) -> str:
         """What a run's `data.dataset` must be: the data set itself, or the form of the file."""
-        return _FILES.get(Path(self.source).suffix, self.source)
+        return _file_kind(self.source) or self.source
+
+    @property
+    def schemas(self) -> tuple[str, ...] | None:
+        """SHA-256 of the schemas that a table may be read by: the pinned one, or none; None for what ships."""
+        if self.kind not in TABLES:
+            return None
+        return () if self.schema_sha256 is None else (self.schema_sha256,)
 
 
 class LimitsSection(_Section):
@@ -277,6 +304,8 @@ class HolderPolicy(_Section):
             max_epsilon=section.max_epsilon,
             max_delta=section.max_delta,
             models=section.models,
+            model_options=section.model_options,
+            schemas=section.schemas,
             modes=section.modes,
             min_survivors=limits.min_survivors,
             max_colluders_at_least=limits.max_colluders_at_least,

@@ -3,17 +3,22 @@
 `Policy` is what an agent asks: the limits for one data set, from the holder's own file (`holder_policy.py`).
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Self
 
 from pydantic import BaseModel, ConfigDict
 
-from fedlearn.config import RunConfig
+from fedlearn.canonical import canonical_json, floats_to_text
+from fedlearn.config import Option, RunConfig
 from fedlearn.errors import RefusedError
 from fedlearn.privacy.guarantee import Guarantee, PrivacyUnit, rounded_up
 from fedlearn.privacy.plan import Plan
+from fedlearn.schema import schema_sha256
 
 __all__ = ["Policy", "Verdict"]
+
+ModelOptions = Mapping[str, Option]
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +52,8 @@ class Policy(BaseModel):
     max_epsilon: float | None
     max_delta: float | None
     models: tuple[str, ...]
+    model_options: Mapping[str, tuple[ModelOptions, ...]]  # beside none at all, which every model may have
+    schemas: tuple[str, ...] | None  # SHA-256 of those that a table may be read by; None: the data set has its own
     modes: tuple[str, ...]
     min_survivors: int
     max_colluders_at_least: int
@@ -65,6 +72,8 @@ class Policy(BaseModel):
             max_epsilon=max(guarantee.epsilon, config.privacy.target_epsilon or 0) if guarantee else None,
             max_delta=config.privacy.delta if guarantee else None,
             models=(config.model.name,),
+            model_options={config.model.name: (config.model.options,)},
+            schemas=None,
             modes=(config.privacy.mode,),
             min_survivors=config.secure_aggregation.min_survivors,
             max_colluders_at_least=config.secure_aggregation.max_colluders or 0,
@@ -119,6 +128,8 @@ class Policy(BaseModel):
         return (
             Verdict("mode", _list(self.modes), mode, mode in self.modes),
             Verdict("model", _list(self.models), config.model.name, config.model.name in self.models),
+            self._judge_options(config),
+            *self._judge_schema(config),
             Verdict(
                 "masking", "true or false" if self.unmasked else "true", str(masked).lower(), masked or self.unmasked
             ),
@@ -136,6 +147,21 @@ class Policy(BaseModel):
                 known,
             ),
         )
+
+    def _judge_options(self, config: RunConfig) -> Verdict:
+        asked = config.model.options
+        known = self.model_options.get(config.model.name, ())
+        accepted = " or ".join(_text(options) for options in ({}, *known))
+        # As canonical bytes, in which 1, 1.0 and true differ.
+        fits = not asked or any(_bytes(options) == _bytes(asked) for options in known)
+        return Verdict("model options", accepted, _text(asked), fits)
+
+    def _judge_schema(self, config: RunConfig) -> tuple[Verdict, ...]:
+        if self.schemas is None:
+            return ()
+        digest = schema_sha256(config.data)
+        pinned = ", ".join(self.schemas) or "none before it was shown: fedlearn client policy accept-schema RUN"
+        return (Verdict("schema", pinned, digest, digest in self.schemas),)
 
     def _judge_plan(self, plan: Plan) -> tuple[Verdict, ...]:
         size = Verdict(
@@ -171,6 +197,14 @@ class Policy(BaseModel):
                 most_delta is not None and guarantee.delta <= most_delta,
             ),
         )
+
+
+def _text(options: ModelOptions) -> str:
+    return ", ".join(f"{key} = {value}" for key, value in sorted(options.items())) or "none"
+
+
+def _bytes(options: ModelOptions) -> bytes:
+    return canonical_json(floats_to_text({"model": {"options": dict(options)}}))
 
 
 def _list(names: tuple[str, ...]) -> str:

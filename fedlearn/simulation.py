@@ -3,6 +3,7 @@
 import logging
 import os
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 
 from fedlearn.agent.processes import worker_count
@@ -120,7 +121,8 @@ def _run(folder: RunFolder, data: SimulatedData, on_round: OnRound | None) -> Ru
     noise = MECHANISMS[data.config.privacy.mode].noise_in_simulation(summed=summed)
     with folder.locked() as held:
         _ENGINES[engine](held, data, on_round)
-        return conclude(held, data, engine=engine, noise=noise, key=coordinator_key(held.path))
+        result = conclude(held, data, engine=engine, noise=noise, key=coordinator_key(held.path))
+        return replace(result, unusable_rows=tuple(f"{place}, {why}" for place, why in data.unusable.items()))
 
 
 _Engine = Callable[[RunFolder, SimulatedData, OnRound | None], None]

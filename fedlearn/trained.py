@@ -23,7 +23,7 @@ from fedlearn.canonical import canonical_json, floats_from_text
 from fedlearn.config import DataSection, ModelSection, RunConfig
 from fedlearn.data.dataset import Column, Dataset
 from fedlearn.data.preprocessing import Frame, preprocess_frame
-from fedlearn.data.tables import read_table
+from fedlearn.data.readers import read_table
 from fedlearn.errors import ConfigError
 from fedlearn.layout import Layout
 from fedlearn.models import build_model, model_features

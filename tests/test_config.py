@@ -21,7 +21,7 @@ from fedlearn.wording import nearest, one_line
 KEYS = {
     "run": {"rounds", "spare_rounds", "seed"},
     "data": {
-        *("dataset", "public_test", "label", "classes", "columns"),
+        *("dataset", "public_test", "public", "ignore", "label", "classes", "columns"),
         *("path", "client_column", "population_size", "partition", "alpha"),
     },
     "model": {"name", "options"},
@@ -54,6 +54,16 @@ def test_every_key_of_the_house_exists_and_no_other() -> None:
     for name, keys in KEYS.items():
         assert set(section(name).model_fields) == keys
     assert set(ColumnConfig.model_fields) == COLUMN_KEYS
+
+
+def test_scores_on_a_share_of_private_records_are_refused_unless_they_are_declared_public() -> None:
+    share = ["data.dataset=csv", "data.path=a.csv", "data.public_test=0.1"]
+    with pytest.raises(ConfigError, match="a share of the records that the run protects"):
+        RunConfig.load("digits", share)
+    RunConfig.load("digits", [*share, "data.public=true"])
+    RunConfig.load("digits", ["data.dataset=csv", "data.path=a.csv", "data.public_test=b.csv"])
+    with pytest.raises(ConfigError, match="the file to train on"):
+        RunConfig.load("digits", ["data.dataset=csv", "data.path=a.csv", "data.public_test=./a.csv"])
 
 
 def test_no_privacy_parameter_has_a_default() -> None:
@@ -129,7 +139,7 @@ configurations = st.fixed_dictionaries(
             {"rounds": count, "spare_rounds": st.integers(0, 9), "seed": st.integers(0, 2**62)}
         ),
         "data": st.fixed_dictionaries(
-            {"dataset": st.sampled_from(REGISTRY_NAMES["data.dataset"])},
+            {"dataset": st.sampled_from(REGISTRY_NAMES["data.dataset"]), "public": st.just(True)},
             optional={
                 "label": name,
                 "classes": st.lists(st.lists(name, min_size=1, max_size=2), min_size=1, max_size=2),
@@ -203,7 +213,7 @@ def test_bytes_are_sorted_ascii_json_without_spaces_or_floats(values: dict[str, 
 
     read = json.loads(body.decode("ascii"), parse_float=no_floats, parse_constant=no_floats)
     assert json.dumps(read, sort_keys=True, separators=(",", ":")).encode("ascii") == body
-    assert not set(read["data"]) & {*SIMULATE_ONLY, "public_test"}
+    assert not set(read["data"]) & {*SIMULATE_ONLY, "public_test", "public"}
     assert "runtime" not in read
 
 

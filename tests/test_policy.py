@@ -2,6 +2,7 @@
 
 import hashlib
 import math
+from functools import partial
 
 import pytest
 from holder_files import FOUR, client_id, key, small_roster, write_policy
@@ -11,6 +12,7 @@ from fedlearn.agent.agreement import plan_for
 from fedlearn.agent.frames import REFUSAL, Frame
 from fedlearn.agent.masked_agent import MaskedAgent
 from fedlearn.agent.simulated import load_simulated_data
+from fedlearn.data.stored import fingerprint_of_name
 from fedlearn.errors import RefusedError
 from fedlearn.holder_policy import HolderPolicy
 from fedlearn.layout import write_model
@@ -139,7 +141,7 @@ class Asked:
         premises.ledger.open_dataset(
             "digits", privacy_unit=PrivacyUnit.RECORD, max_epsilon=3.0, max_delta=1e-5, order=None
         )
-        holder = Holder(client_id(0), "digits", lambda: data.train, fingerprinted=True)
+        holder = Holder(client_id(0), "digits", lambda: data.train, fingerprint=partial(fingerprint_of_name, "digits"))
         self.agent = MaskedAgent(holder, Member(client_id(0), key(0), self.roster.keys), self.roster, premises)
         model = data.build_model(config)
         self.layout = layout_of(model)

@@ -23,6 +23,7 @@ spare_rounds = 1
 dataset = "csv"
 path = "patients.csv"
 public_test = 0.2
+public = true
 label = "ill"
 classes = [["no"], ["yes"]]
 population_size = 5

@@ -120,15 +120,15 @@ class Premises:
 class Holder:
     """Who holds which records. `client_id` has 16 bytes; `records` is called only after a reservation.
 
-    `fingerprinted` says whether each release keeps a fingerprint of the records as evidence, and refuses records that
-    are known under another id. It has no default: only a simulation, whose clients hold parts of one set and whose
-    ledger ends with its folder, says False.
+    `fingerprint` gives, by a salt, that of the records as they are stored: each release keeps it as evidence, and
+    records that are known under another id are refused. None keeps nothing. It has no default: only a simulation, whose
+    clients hold parts of one set and whose ledger ends with its folder, says None.
     """
 
     client_id: bytes
     dataset_id: str
     records: Callable[[], Dataset] = field(repr=False)
-    fingerprinted: bool = field(kw_only=True)
+    fingerprint: Callable[[bytes], bytes] | None = field(kw_only=True, repr=False)
 
     def contributor(self, agreement: Agreement, round_number: int) -> Contributor:
         """This client in one round."""
@@ -210,7 +210,7 @@ class Agent:
             dataset_id=self.holder.dataset_id,
             position=position,
             contributor=self.holder.contributor(self._agreement, frame.round),
-            fingerprinted=self.holder.fingerprinted,
+            fingerprint=self.holder.fingerprint,
             agreement=self._agreement,
             ledger=self.premises.ledger,
             entropy=self.premises.entropy,

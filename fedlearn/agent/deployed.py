@@ -27,10 +27,12 @@ from fedlearn.agent.frames import MAX_FRAME_BYTES, REFUSAL, Frame
 from fedlearn.agent.masked_agent import MaskedAgent, seal
 from fedlearn.agent.secrecy import close_to_others
 from fedlearn.agent.socket import AgentServer, check_socket_path, is_answering, other_user, same_user
-from fedlearn.agent.source import Source, model_dimension, start_model
+from fedlearn.agent.source import Source, Unusable, model_dimension, start_model
+from fedlearn.agent.unusable_rows import keep_unusable
 from fedlearn.config import RunConfig
 from fedlearn.crypto.key_files import read_signing_key
 from fedlearn.crypto.signatures import SigningKey
+from fedlearn.data.dataset import Dataset
 from fedlearn.durable import write_whole
 from fedlearn.errors import ConfigError, FedlearnError, ProtocolError, RefusedError
 from fedlearn.holder_policy import HolderPolicy
@@ -188,7 +190,9 @@ class DeployedAgent:
         config = RunConfig.from_bytes(body)
         dataset_id = self._policy.dataset_of(config)
         source, limits = Source.of(self._policy, dataset_id), self._limits[dataset_id]
-        holder = Holder(self._policy.client_id, dataset_id, lambda: source.records(config), fingerprinted=True)
+        holder = Holder(
+            self._policy.client_id, dataset_id, self._reader(source, config, dataset_id), fingerprint=source.fingerprint
+        )
         premises = Premises(
             policy=limits,
             ledger=self._ledger,
@@ -200,6 +204,21 @@ class DeployedAgent:
             same_user=self._same_user,
         )
         return MaskedAgent(holder, self._member, self._roster, premises)
+
+    def _reader(self, source: Source, config: RunConfig, dataset_id: str) -> Callable[[], Dataset]:
+        """Reads the records; once a session the holder, and nobody else, is told which rows are none."""
+        told: list[Unusable] = []
+
+        def read() -> Dataset:
+            records, unusable = source.loaded(config)
+            if not told:
+                told.append(unusable)
+                keep_unusable(self._policy.path.parent, dataset_id, unusable)
+                if unusable.reasons:
+                    _log.warning("data set %s: %s", dataset_id, unusable.sentence)
+            return records
+
+        return read
 
     def _keep_model(self, source: Source, session: str, weights: Vector, agreement: Agreement) -> None:
         """The final model of a session as a file, that of the run folder byte for byte; the latest few are kept."""

@@ -101,7 +101,7 @@ class MaskedAgent:
             dataset_id=self.holder.dataset_id,
             position=(frame.session, frame.round, frame.attempt),
             contributor=self.holder.contributor(session.agreement, frame.round),
-            fingerprinted=self.holder.fingerprinted,
+            fingerprint=self.holder.fingerprint,
             agreement=session.agreement,
             ledger=self.premises.ledger,
             entropy=self.premises.entropy,

@@ -62,6 +62,7 @@ class SimulatedData:
     test: Dataset | None = field(repr=False)
     population_size: int
     partition: Partition = field(repr=False)
+    unusable: Mapping[str, str] = field(default_factory=dict, repr=False)  # by file and row: why it gives no record
 
     @property
     def classes(self) -> tuple[str, ...]:
@@ -118,6 +119,7 @@ def load_simulated_data(config: RunConfig, progress: Callable[[int, int], None] 
         test=seen_by_model(loaded.test) if loaded.test is not None and len(loaded.test) else None,
         population_size=population,
         partition=partition_of(config, train, population),
+        unusable=loaded.unusable,
     )
 
 
@@ -213,7 +215,7 @@ class AgentPool:
 
     def _new_holder(self, client: int) -> Holder:
         records = partial(self._holdings.records, client)
-        return Holder(_client_id(client), _dataset_id(client), records, fingerprinted=False)
+        return Holder(_client_id(client), _dataset_id(client), records, fingerprint=None)
 
 
 def coordinator_key(folder: Path) -> SigningKey:

@@ -1,9 +1,9 @@
 """Where one data set's records are, and how a configuration wants to see them."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Self
+from typing import Final, Self
 
 import numpy as np
 import torch
@@ -12,6 +12,8 @@ from torch import nn
 from fedlearn.config import RunConfig
 from fedlearn.data import load_dataset
 from fedlearn.data.dataset import Column, DataOptions, Dataset
+from fedlearn.data.readers import read_table
+from fedlearn.data.stored import fingerprint_of, fingerprint_of_name
 from fedlearn.data.tables import empty_records
 from fedlearn.errors import ConfigError
 from fedlearn.holder_policy import HolderPolicy
@@ -21,7 +23,9 @@ from fedlearn.training.bounded import BoundedTensors, check_entries
 from fedlearn.training.model_check import check_model
 from fedlearn.vector import layout_of
 
-__all__ = ["Source", "data_options", "model_dimension", "start_model"]
+__all__ = ["Source", "Unusable", "data_options", "model_dimension", "start_model"]
+
+_ROWS_NAMED: Final = 20
 
 
 def data_options(config: RunConfig) -> DataOptions:
@@ -35,7 +39,29 @@ def data_options(config: RunConfig) -> DataOptions:
         classes=data.classes,
         columns={name: Column(**column.model_dump()) for name, column in data.columns.items()},
         client_column=data.client_column,
+        ignore=data.ignore or (),
     )
+
+
+@dataclass(frozen=True, slots=True)
+class Unusable:
+    """For the holder alone: of `rows` stored rows, by file and row why some are none; what was clipped, by column."""
+
+    rows: int
+    reasons: Mapping[str, str] = field(repr=False)
+    clipped: Mapping[str, int] = field(repr=False)
+
+    @property
+    def sentence(self) -> str:
+        """How many and which, and nothing of what they hold; "" where every row is a record."""
+        if not self.reasons:
+            return ""
+        numbers = [place.rpartition(" ")[2] for place in self.reasons]
+        more = ", ..." if numbers[_ROWS_NAMED:] else ""
+        return (
+            f"{len(numbers)} of {self.rows} rows cannot be used and count as absent: {', '.join(numbers[:_ROWS_NAMED])}"
+            f"{more}"
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,12 +92,35 @@ class Source:
         return self._features(zeros, config)
 
     def records(self, config: RunConfig) -> Dataset:
-        """All records as the model sees them.
+        """All records as the model sees them: every row that the schema fits, without a word about the others.
+
+        Guarantees:
+            a row more in the file, usable or not, anywhere, changes no other row's record.
 
         Raises:
-            ConfigError: they cannot be read, or used; a DataError names row and column.
+            ConfigError: the file as a whole cannot be read, or not by this configuration.
         """
-        return self._features(load_dataset(self.options(config)).train, config)
+        return self.loaded(config)[0]
+
+    def loaded(self, config: RunConfig) -> tuple[Dataset, Unusable]:
+        """The same with what the holder alone is told: which rows give no record.
+
+        Raises:
+            ConfigError: as `records`.
+        """
+        loaded = load_dataset(self.options(config))
+        rows = len(loaded.train) + len(loaded.unusable)
+        return self._features(loaded.train, config), Unusable(rows, loaded.unusable, loaded.clipped)
+
+    def fingerprint(self, salt: bytes) -> bytes:
+        """The records as they are stored, whatever schema reads them; of a data set that ships, its name.
+
+        Raises:
+            ConfigError: the file cannot be read.
+        """
+        if self.path is None:
+            return fingerprint_of_name(self.kind, salt)
+        return fingerprint_of(read_table(self.kind, self.path), salt)
 
     def options(self, config: RunConfig) -> DataOptions:
         """How a configuration reads these records: its schema, this source."""

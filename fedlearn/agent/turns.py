@@ -9,7 +9,6 @@ from fedlearn.agent.frames import REFUSAL
 from fedlearn.contribution import Contributor, contribute
 from fedlearn.crypto.keystream import Entropy
 from fedlearn.data.dataset import Dataset
-from fedlearn.data.fingerprint import fingerprint_of
 from fedlearn.errors import FedlearnError, ProtocolError, RefusedError
 from fedlearn.layout import read_model
 from fedlearn.ledger import Ledger, Reservation
@@ -53,7 +52,7 @@ class Turn:
     dataset_id: str
     position: tuple[str, int, int]  # session, round, attempt
     contributor: Contributor
-    fingerprinted: bool
+    fingerprint: Callable[[bytes], bytes] | None
     agreement: Agreement
     ledger: Ledger
     entropy: Entropy = field(repr=False)
@@ -151,16 +150,17 @@ def _contribute(chunk: Sequence[Turn], *, ledger: Ledger, entropy: Entropy) -> N
 
 @dataclass(slots=True)
 class _Witness:
-    """Reads one turn's records; with a salt it keeps their fingerprint, which is None until they are read."""
+    """Reads one turn's records; where its holder keeps fingerprints, theirs, which is None until they are read."""
 
     read: Callable[[], Dataset]
-    salt: bytes | None
+    stored: Callable[[bytes], bytes] | None
+    salt: bytes
     fingerprint: bytes | None = None
 
     def records(self) -> Dataset:
         records = self.read()
-        if self.salt is not None:
-            self.fingerprint = fingerprint_of(records, self.salt)
+        if self.stored is not None:
+            self.fingerprint = self.stored(self.salt)
         return records
 
 
@@ -174,7 +174,8 @@ def _release(weights: Vector, chunk: Sequence[Turn], *, ledger: Ledger, entropy:
     data set can confirm it before the first run, and then nothing is compared.
     """
     agreement = chunk[0].agreement
-    witnesses = [_Witness(turn.contributor.records, ledger.salt() if turn.fingerprinted else None) for turn in chunk]
+    salt = ledger.salt() if any(turn.fingerprint for turn in chunk) else b""
+    witnesses = [_Witness(turn.contributor.records, turn.fingerprint, salt) for turn in chunk]
     seeing = [replace(turn.contributor, records=seen.records) for turn, seen in zip(chunk, witnesses, strict=True)]
     lanes = chunk[0].contributed(agreement, weights, seeing, entropy)
     # An attempt that was ended meanwhile releases nothing: `finish` then gives a refusal.

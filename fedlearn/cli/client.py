@@ -101,6 +101,35 @@ def check_policy(
         )
 
 
+@policy.command("accept-schema")
+def accept_schema(
+    run: Annotated[str, typer.Argument(hidden=True)],
+    sha256: Annotated[str | None, typer.Option(help="Accept without a question, if the schema has this hash.")] = None,
+    policy_file: PolicyFile = None,
+    home: Home = None,
+) -> None:
+    """Show how the run RUN, a TOML file, would have this holder's table read; once accepted, the policy pins it.
+
+    Columns, bounds, values and classes are the coordinator's choice: of a table no other schema is then answered.
+    """
+    import tomli_w
+
+    from fedlearn.deployment.policy_check import AskedSchema
+    from fedlearn.deployment.users import acting_as_owner
+
+    path = _policy_path(policy_file, home)
+    asked = AskedSchema.of(path, run)
+    typer.echo(tomli_w.dumps({"data": json.loads(json.dumps(asked.schema))}))
+    typer.echo(f"data set {asked.dataset_id}, schema SHA-256 {asked.sha256}")
+    if sha256 is None and not holder.agrees(f"let runs read {asked.dataset_id} so?"):
+        raise ConfigError("nothing was changed; or give --sha256 with this hash")
+    if sha256 is not None and sha256.lower() != asked.sha256:
+        raise RefusedError(f"--sha256 {sha256}: the schema of {run} has another hash; nothing was changed")
+    with acting_as_owner(path.parent):
+        asked.pin()
+    typer.echo(f"accepted; {path} pins it (an agent that runs obeys it from its next start)")
+
+
 def _policy_path(policy_file: Path | None, home: Path | None) -> Path:
     if policy_file is not None and home is not None:
         raise ConfigError("--policy and --home are both given; leave one out: --home DIR means DIR/client/client.toml")

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from fedlearn.deployment.holder_status import HolderStatus
     from fedlearn.deployment.starting import Start
 
-__all__ = ["leave", "model", "pause", "start", "status", "stop"]
+__all__ = ["agrees", "leave", "model", "pause", "start", "status", "stop"]
 
 
 def start(
@@ -119,7 +119,7 @@ def leave(
     """Leave the federation: the node's key and the roster are deleted. The ledger stays, for it counts for life."""
     from fedlearn.deployment import holder_status
 
-    if not yes and not _agrees("leave, and delete the node's key and the roster?"):
+    if not yes and not agrees("leave, and delete the node's key and the roster?"):
         raise ConfigError("nothing was changed")
     holder_status.leave(_folder(home))
     tell("left; tell the operator, who takes the name out: fedlearn server revoke NAME")
@@ -139,14 +139,14 @@ def _accept(begin: "Start", policy_sha256: str | None, roster_sha256: str | None
     if acceptance.check_told(policy_sha256, roster_sha256) or acceptance.is_known(begin.folder):
         acceptance.keep(begin.folder)
         return
-    if not _agrees("accept both, and start?"):
+    if not agrees("accept both, and start?"):
         raise ConfigError(
             "not accepted, so nothing runs; or give --accept-policy and --accept-roster with these hashes"
         )
     acceptance.keep(begin.folder)
 
 
-def _agrees(question: str) -> bool:
+def agrees(question: str) -> bool:
     """The answer; no where nobody is there to give one."""
     try:
         return typer.confirm(question, err=True)
@@ -175,6 +175,8 @@ def _tell(found: "HolderStatus") -> None:
         typer.echo(
             "  the policy's file was changed and is not what runs: fedlearn client stop, then start, to accept it"
         )
+    for name, sentence in found.unusable_rows.items():
+        typer.echo(f"  data set {name}, in its last run: {one_line(sentence)}")
     for account in found.accounts:
         tell_account(account, with_estimate=False)
 

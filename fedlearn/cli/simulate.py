@@ -92,6 +92,8 @@ def _tell(results: list["RunResult"], *, as_json: bool) -> None:
     _say(f"{accuracy}{many} after {last.rounds} rounds, {last.seconds_per_round:.3f} s a round")
     if len(results) > 1:
         _say("The guarantee is that of one run; several runs on the same data add up.")
+    if last.unusable_rows:
+        _say(f"{len(last.unusable_rows)} rows cannot be used and count as absent; the first: {last.unusable_rows[0]}")
     for line in guarantee_lines(last.guarantees, masking=last.masking):
         _say(line)
     _say(f"Run folder: {last.run_dir} (open {last.run_dir / 'report.html'})")

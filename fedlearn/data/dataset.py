@@ -42,7 +42,7 @@ class Column:
     """What everybody may know about one column of a table: a range `low`..`high`, or the list of its `values`.
 
     `missing` lists further spellings of "not known" (an empty field always is one); `impute` is the constant that takes
-    the place of a missing value. Without `impute` a missing value is an error.
+    the place of a missing value. Without `impute` a row with a missing value is no record.
     """
 
     low: float | None = None
@@ -63,18 +63,28 @@ class DataOptions:
     classes: tuple[tuple[str, ...], ...] | None = None  # the raw labels that make up each class
     columns: Mapping[str, Column] = field(default_factory=dict)
     client_column: str | None = None
+    ignore: tuple[str, ...] = ()  # columns of a file that are not read: names, or patterns as "note_*"
 
 
 @dataclass(frozen=True, slots=True)
 class Loaded:
-    """Records to train on, and public held-out records to score with (None: there are none, nothing is evaluated)."""
+    """Records to train on, and public held-out records to score with (None: there are none, nothing is evaluated).
+
+    `unusable` says of stored rows that are no record why, by file and row; `clipped` counts for each column of a table
+    the values beyond its bounds. Both are for whoever owns the records alone.
+    """
 
     train: Dataset
     test: Dataset | None
+    unusable: Mapping[str, str] = field(default_factory=dict)
+    clipped: Mapping[str, int] = field(default_factory=dict)
 
 
 def hold_out(records: Dataset, share: float) -> Loaded:
     """Hold out ceil(share * n) records as the public test, by the constant permutation RandomState(0) of all n.
+
+    For data sets that ship, which are public and never change: with one record more, others would change sides. Of a
+    user's own table each row takes its side by itself (`stored.held_out`).
 
     A constant, so that the test set is the same whatever `run.seed` is; share 0 holds out nothing. Raises ConfigError
     for a share outside [0, 1).
@@ -90,7 +100,7 @@ def hold_out(records: Dataset, share: float) -> Loaded:
 
 def refuse_unused(options: DataOptions, *, used: frozenset[str] = frozenset()) -> None:
     """Raise ConfigError if a key is set that the data set has no use for: it would be ignored in silence."""
-    for key in ("path", "label", "classes", "columns", "client_column"):
+    for key in ("path", "label", "classes", "columns", "client_column", "ignore"):
         if key not in used and getattr(options, key):
             raise ConfigError(
                 f"data.{key} is set, but the data set {options.dataset!r} has no use for it; "

@@ -12,7 +12,8 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from fedlearn.data.dataset import Column, DataOptions, Loaded, hold_out, refuse_unused
-from fedlearn.data.tables import read_csv, table_records
+from fedlearn.data.readers import read_csv
+from fedlearn.data.tables import table_records
 from fedlearn.errors import ConfigError
 
 __all__ = ["CLASSES", "COLUMNS", "TEST_SHARE", "heart_disease_file", "load_heart_disease"]

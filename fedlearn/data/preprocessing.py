@@ -4,15 +4,21 @@ A range or a mean taken from the records would be a release that no ledger books
 depend on the others'. The rules, each value by itself:
 
 * a number in [low, high] becomes 2 * (x - low) / (high - low) - 1, in [-1, 1]; one outside is clipped to the bounds;
-* a category becomes one 0/1 feature for each of `values`, in their order; one that is not listed is an error;
-* a missing value (empty, NaN, null, or spelled as in `missing`) becomes `impute`; without `impute` it is an error.
+* a category becomes one 0/1 feature for each of `values`, in their order; a row with one not listed is unusable;
+* a missing value (empty, NaN, null, or spelled as in `missing`) becomes `impute`; without `impute` its row is unusable.
 
-Values are compared as text without surrounding blanks; 1.0 is "1", true is "True".
+Values are compared as text without surrounding blanks, and where no text is equal as numbers ("1.0" is "1") or truth
+values ("TRUE" is "True"). As a number, true is 1 and false 0, and a date is its days since 1970-01-01.
 """
 
+import json
 import math
+import re
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Protocol
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from decimal import Decimal
+from typing import Final, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,7 +26,23 @@ from numpy.typing import NDArray
 from fedlearn.data.dataset import Column
 from fedlearn.errors import ConfigError, DataError
 
-__all__ = ["Frame", "check_columns", "preprocess_frame", "shown", "text_of"]
+__all__ = [
+    "Frame",
+    "Prepared",
+    "Spellings",
+    "check_columns",
+    "prepare",
+    "preprocess_frame",
+    "shown",
+    "text_of",
+    "toml_key",
+]
+
+_SHOWN_VALUES: Final = 12
+_PLAIN_NUMBER: Final = re.compile(r"[+-]?[0-9]{1,64}(\.[0-9]{0,64})?([eE][+-]?[0-9]{1,3})?", re.ASCII)
+_DATE: Final = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}([T ].*)?", re.ASCII)
+_SECONDS_OF_A_DAY: Final = 86400
+_TRUTH: Final = {"true": 1.0, "false": 0.0}
 
 
 class Frame(Protocol):
@@ -28,6 +50,18 @@ class Frame(Protocol):
 
     def __getitem__(self, name: str, /) -> Iterable[object]: ...
     def __contains__(self, name: object, /) -> bool: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """Features (n, width) of n rows; `unusable` says of rows (0 is the first) why, and their features mean nothing.
+
+    `clipped` counts for each column the values beyond its bounds.
+    """
+
+    features: NDArray[np.float32]
+    unusable: Mapping[int, str]
+    clipped: Mapping[str, int]
 
 
 def preprocess_frame(frame: Frame, columns: Mapping[str, Column], *, place: str = "the table") -> NDArray[np.float32]:
@@ -41,17 +75,40 @@ def preprocess_frame(frame: Frame, columns: Mapping[str, Column], *, place: str 
     Raises ConfigError for a column without bounds, and DataError naming row (1 is the first) and column for a value
     that cannot be used.
     """
+    prepared = prepare(frame, columns, place=place)
+    for row in sorted(prepared.unusable):
+        raise DataError(f"{place}, row {row + 1}, {prepared.unusable[row]}")
+    return prepared.features
+
+
+def prepare(frame: Frame, columns: Mapping[str, Column], *, place: str) -> Prepared:
+    """`preprocess_frame` for rows that may be unusable: which are is said, and is no error.
+
+    Guarantees:
+        whether a row is usable, and its features, depend on that row and on `columns` alone.
+
+    Raises:
+        ConfigError: a column without bounds.
+        DataError: `frame` lacks a column, or its columns are of several lengths.
+    """
     check_columns(columns)
     blocks: list[NDArray[np.float32]] = []
+    unusable: dict[int, str] = {}
+    clipped: dict[str, int] = {}
     for name, column in sorted(columns.items()):
         if name not in frame:
-            raise DataError(f"{place} has no column {name!r}; the section [data.columns.{name}] asks for it")
+            raise DataError(f"{place} has no column {name!r}; the section [data.columns.{toml_key(name)}] asks for it")
         texts = [text_of(value) for value in frame[name]]
         if blocks and len(texts) != len(blocks[0]):
             raise DataError(f"{place}: column {name!r} has {len(texts)} rows; expected {len(blocks[0])}, as the others")
-        prepare = _scaled if column.values is None else _one_hot
-        blocks.append(prepare(texts, column, f"{place}, column {name!r}"))
-    return np.concatenate(blocks, axis=1)
+        if column.values is None:
+            block, refused, clipped[name] = _scaled(texts, column)
+        else:
+            block, refused = _one_hot(texts, column, column.values)
+        blocks.append(block)
+        for row, why in refused.items():
+            unusable.setdefault(row, f"column {name!r} {why}")
+    return Prepared(np.concatenate(blocks, axis=1), unusable, clipped)
 
 
 def check_columns(columns: Mapping[str, Column]) -> None:
@@ -62,7 +119,7 @@ def check_columns(columns: Mapping[str, Column]) -> None:
             "feature: bounds measured on private records would leak them"
         )
     for name, column in columns.items():
-        key = f"data.columns.{name}"
+        key = f"data.columns.{toml_key(name)}"
         if column.values is not None:
             _check_values(key, column, column.values)
         elif column.low is None or column.high is None:
@@ -78,6 +135,8 @@ def check_columns(columns: Mapping[str, Column]) -> None:
 def _check_bounds(key: str, column: Column, low: float, high: float) -> None:
     if not -math.inf < low < high < math.inf:
         raise ConfigError(f"{key} has low = {low} and high = {high}; expected finite numbers, low below high")
+    if high / 2 == low / 2:
+        raise ConfigError(f"{key} has low = {low} and high = {high}; expected bounds that are further apart")
     impute = column.impute
     if impute is not None and (isinstance(impute, str) or not low <= impute <= high):
         raise ConfigError(f"{key}.impute is {impute!r}; expected a number within the bounds {low} to {high}")
@@ -92,51 +151,83 @@ def _check_values(key: str, column: Column, values: Sequence[str]) -> None:
         raise ConfigError(f"{key}.impute is {column.impute!r}; expected one of the values {list(values)}")
 
 
-def _scaled(texts: Sequence[str], column: Column, place: str) -> NDArray[np.float32]:
-    """Numbers as one feature (n, 1) in [-1, 1]."""
+def _scaled(texts: Sequence[str], column: Column) -> tuple[NDArray[np.float32], dict[int, str], int]:
+    """Numbers as one feature (n, 1) in [-1, 1], why rows are unusable, and how many values were clipped."""
     assert column.low is not None
     assert column.high is not None
-    missing = {text_of(token) for token in column.missing}
+    missing = {"", *(text_of(token) for token in column.missing)}
     missing_numbers = {number for token in missing if (number := _number(token)) is not None}
+    impute = None if column.impute is None else float(column.impute)
+    unusable: dict[int, str] = {}
     numbers = np.empty((len(texts), 1), dtype=np.float64)
     for index, text in enumerate(texts):
         number = _number(text)
-        if text == "" or text in missing or (number is not None and (math.isnan(number) or number in missing_numbers)):
-            number = float(_imputed(column, row=index + 1, place=place))
-        if number is None or math.isinf(number):
-            raise DataError(
-                f"{place}, row {index + 1} is {shown(text)}; expected a finite number "
-                "(if it means that the value is not known, add it to `missing`)"
+        if text in missing or (number is not None and (math.isnan(number) or number in missing_numbers)):
+            number = impute
+            if number is None:
+                unusable[index] = _MISSING
+        elif number is None or math.isinf(number):
+            unusable[index] = (
+                f"is {shown(text)}; expected a finite number (if it means that the value is not known, add it to "
+                "`missing`)"
             )
-        numbers[index] = number
+        numbers[index] = column.low if index in unusable else number
     # Halves first: high - low may overflow where both bounds are huge, the halves cannot.
     low, high = column.low / 2, column.high / 2
-    scaled = 2 * ((np.clip(numbers / 2, low, high) - low) / (high - low)) - 1
-    return scaled.astype(np.float32)
+    halves = numbers / 2
+    clipped = int(np.count_nonzero((halves < low) | (halves > high)))
+    scaled = 2 * ((np.clip(halves, low, high) - low) / (high - low)) - 1
+    return scaled.astype(np.float32), unusable, clipped
 
 
-def _one_hot(texts: Sequence[str], column: Column, place: str) -> NDArray[np.float32]:
-    """Categories as 0/1 features (n, number of values)."""
-    assert column.values is not None
-    places = {text_of(value): index for index, value in enumerate(column.values)}
+def _one_hot(texts: Sequence[str], column: Column, values: Sequence[str]) -> tuple[NDArray[np.float32], dict[int, str]]:
+    """Categories as 0/1 features (n, number of values), and why rows are unusable."""
+    places = Spellings({text_of(value): index for index, value in enumerate(values)})
     missing = {"", *map(text_of, column.missing)}
-    features = np.zeros((len(texts), len(places)), dtype=np.float32)
+    impute = None if column.impute is None else text_of(column.impute)
+    unusable: dict[int, str] = {}
+    features = np.zeros((len(texts), len(values)), dtype=np.float32)
     for index, text in enumerate(texts):
-        if text in missing:
-            text = text_of(_imputed(column, row=index + 1, place=place))
-        if text not in places:
-            raise DataError(
-                f"{place}, row {index + 1} is {shown(text)}; expected one of {', '.join(map(repr, places))} "
-                "(if it means that the value is not known, add it to `missing`)"
+        known = impute if text in missing else text
+        place = None if known is None else places.find(known)
+        if place is not None:
+            features[index, place] = 1
+        elif known is None:
+            unusable[index] = _MISSING
+        else:
+            unusable[index] = (
+                f"is {shown(text)}; expected one of {places.listed} (if it means that the value is not known, add it "
+                "to `missing`)"
             )
-        features[index, places[text]] = 1
-    return features
+    return features, unusable
 
 
-def _imputed(column: Column, *, row: int, place: str) -> float | str:
-    if column.impute is None:
-        raise DataError(f"{place}, row {row} is missing; fill it, or set `impute` of this column to a public constant")
-    return column.impute
+_MISSING: Final = "is missing; fill it, or set `impute` of this column to a public constant"
+
+
+class Spellings:
+    """Which of some listed texts a stored text is: the equal one, or the only one of the same number or truth."""
+
+    def __init__(self, places: Mapping[str, int]) -> None:
+        self._places = places
+        self._meant: dict[object, int | None] = {}
+        for text, place in places.items():
+            if (meaning := _meaning(text)) is not None:
+                self._meant[meaning] = place if self._meant.get(meaning, place) == place else None
+        more = ", ..." if len(places) > _SHOWN_VALUES else ""
+        self.listed = ", ".join(map(repr, list(places)[:_SHOWN_VALUES])) + more
+
+    def find(self, text: str) -> int | None:
+        """The place of a text; None where it is not listed."""
+        place = self._places.get(text)
+        return self._meant.get(_meaning(text)) if place is None else place
+
+
+def _meaning(text: str) -> object:
+    folded = text.casefold()
+    if folded in _TRUTH:
+        return folded
+    return Decimal(text) if _PLAIN_NUMBER.fullmatch(text) else None
 
 
 def _number(text: str) -> float | None:
@@ -144,7 +235,24 @@ def _number(text: str) -> float | None:
     try:
         return None if "_" in text else float(text)
     except ValueError:
+        return _TRUTH.get(text.casefold(), _days(text))
+
+
+def _days(text: str) -> float | None:
+    """Days since 1970-01-01 of a date, or of a date with a time; without a zone it is UTC."""
+    if not _DATE.fullmatch(text):
         return None
+    try:
+        moment = datetime.fromisoformat(text)
+        since = (moment if moment.tzinfo else moment.replace(tzinfo=UTC)) - datetime(1970, 1, 1, tzinfo=UTC)
+    except (ValueError, OverflowError):
+        return None
+    return since.total_seconds() / _SECONDS_OF_A_DAY
+
+
+def toml_key(name: str) -> str:
+    """A name as it is written in a TOML section: in quotes where it must be."""
+    return name if re.fullmatch(r"[A-Za-z0-9_-]+", name, re.ASCII) else json.dumps(name, ensure_ascii=False)
 
 
 def text_of(value: object) -> str:

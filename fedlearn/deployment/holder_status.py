@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Final
 
 from fedlearn.agent.deployed import MODELS_FOLDER, PAUSED_FILE
+from fedlearn.agent.unusable_rows import unusable_of_last_run
 from fedlearn.deployment.starting import NODE_FOLDER, holder_process
 from fedlearn.deployment.supervisor import POLICY_KEY, STATE_FILE
 from fedlearn.durable import read_small
@@ -35,6 +36,7 @@ class HolderStatus:
     policy_problem: str | None
     policy_differs: bool
     accounts: tuple[Account, ...]
+    unusable_rows: Mapping[str, str]  # of the last run of each data set, a sentence
 
     def as_dict(self) -> dict[str, object]:
         """As JSON has it."""
@@ -46,6 +48,7 @@ class HolderStatus:
             "policy_problem": self.policy_problem,
             "policy_differs": self.policy_differs,
             "datasets": [account.as_dict() for account in self.accounts],
+            "unusable_rows": dict(self.unusable_rows),
         }
 
 
@@ -71,6 +74,7 @@ def read_status(folder: Path) -> HolderStatus:
         policy_problem=problem,
         policy_differs=policy_differs(folder),
         accounts=tuple(read_statement(ledger).accounts) if ledger.exists() else (),
+        unusable_rows=unusable_of_last_run(folder),
     )
 
 

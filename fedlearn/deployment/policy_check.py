@@ -1,17 +1,22 @@
-"""What a holder's policy would say to a run, line by line, before anybody runs it."""
+"""What a holder's policy would say to a run, line by line, before anybody runs it; and the pin of a run's schema."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Self
 
 from fedlearn.agent.agreement import plan_for
 from fedlearn.agent.source import Source, model_dimension
 from fedlearn.config import RunConfig
+from fedlearn.deployment.policy_file import with_value
+from fedlearn.durable import write_whole
 from fedlearn.errors import ConfigError
 from fedlearn.holder_policy import HolderPolicy
 from fedlearn.policy import Verdict
 from fedlearn.privacy.calibration import Plan
+from fedlearn.schema import TABLES, schema_of, schema_sha256
 
-__all__ = ["PolicyCheck", "check_policy"]
+__all__ = ["AskedSchema", "PolicyCheck", "check_policy"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +64,47 @@ def check_policy(policy_path: Path, run: str | Path, *, dimension: int | None = 
     except ConfigError as error:
         return PolicyCheck(name, (*early, Verdict("plan", "a plan that holds", f"refused: {error}", accepted=False)))
     return PolicyCheck(name, limits.judge(config, plan), plan)
+
+
+@dataclass(frozen=True, slots=True)
+class AskedSchema:
+    """How a run would have the rows of a data set read; `sha256` is what the policy pins."""
+
+    policy_path: Path
+    dataset_id: str
+    schema: Mapping[str, object]
+    sha256: str
+
+    @classmethod
+    def of(cls, policy_path: Path, run: str | Path) -> Self:
+        """What a run, in a TOML file, asks of the data set of the policy that it is about.
+
+        Raises:
+            ConfigError: a file is broken, or the run is about a data set that ships, which has its own schema.
+            RefusedError: no data set of the policy is meant.
+        """
+        policy, config = HolderPolicy.read(policy_path), RunConfig.load(run)
+        if config.data.dataset not in TABLES:
+            raise ConfigError(
+                f"{run}: data.dataset is {config.data.dataset}, which has its own schema: nothing to accept"
+            )
+        return cls(policy_path, policy.dataset_of(config), schema_of(config.data), schema_sha256(config.data))
+
+    def pin(self) -> None:
+        """Write the hash into the policy; every other byte stays.
+
+        Raises:
+            ConfigError: the file cannot be written, or its section does not stand on a line of its own.
+        """
+        section = f"dataset.{self.dataset_id}"
+        content = with_value(
+            self.policy_path.read_bytes(), section, "schema_sha256", self.sha256, place=self.policy_path
+        )
+        path = self.policy_path.resolve()
+        try:
+            write_whole(path, content, mode=path.stat().st_mode & 0o777)
+        except OSError as error:
+            raise ConfigError(f"{path}: cannot be written: {error.strerror}") from None
 
 
 def _reason(verdict: Verdict) -> str | None:

@@ -96,7 +96,7 @@ def test_a_run_that_fits_is_accepted_line_by_line(run, policy, tmp_path):
     lines = out.splitlines()
     assert lines[0] == "data set digits"
     assert all(line.startswith(" ok ") for line in lines[1:])
-    limits = ["mode", "model", "masking", "min_survivors", "max_colluders"]
+    limits = ["mode", "model", "model options", "masking", "min_survivors", "max_colluders"]
     limits += ["unconfirmed members", "privacy_unit", "epsilon", "delta", "model size"]
     assert [line[9:29].strip() for line in lines[1:]] == limits
     assert "650 entries; the policy accepts at most 650" in lines[-1]
@@ -108,7 +108,7 @@ def test_what_is_refused_is_named_and_exit_code_3(run, policy, tmp_path):
     assert code == 3
     refused = [line[9:29].strip() for line in out.splitlines() if line.startswith(" REFUSED")]
     assert refused == ["masking", "epsilon"]
-    assert "2 of 10 limits refuse this run, the first: masking is false; the policy accepts true" in err
+    assert "2 of 11 limits refuse this run, the first: masking is false; the policy accepts true" in err
 
 
 def test_json_is_one_object_in_the_last_line(run, policy, tmp_path):
@@ -118,7 +118,7 @@ def test_json_is_one_object_in_the_last_line(run, policy, tmp_path):
     assert (told["accepted"], told["dataset"]) == (False, "digits")
     epsilon = next(line for line in told["lines"] if line["limit"] == "epsilon")
     assert re.fullmatch(r"epsilon is 4\.\d+; the policy accepts at most 3.0", epsilon["reason"])
-    assert [line["reason"] for line in told["lines"] if line["accepted"]] == [None] * 9
+    assert [line["reason"] for line in told["lines"] if line["accepted"]] == [None] * 10
 
 
 def test_a_plan_that_cannot_hold_for_this_roster_is_a_line_too(run, policy, tmp_path):
@@ -154,6 +154,20 @@ def test_a_table_of_ones_own_gives_the_models_size(run, tmp_path):
     text = file.read_text().replace('dataset = "digits"', 'dataset = "csv"\nlabel = "label"\nclasses = [["x"], ["y"]]')
     columns = "[data.columns.a]\nlow = 0\nhigh = 5\n\n[data.columns.b]\nlow = 0\nhigh = 5\n\n"
     file.write_text(text.replace("[model]", f"{columns}[model]"))
+    code, _, err = run("policy", "check", policy, file)
+    assert code == 3, "a table has no schema before one was accepted"
+    assert "accept-schema" in err
+    before = policy.read_text()
+    code, out, err = run("policy", "accept-schema", file, "--policy", policy, "--sha256", "0" * 64)
+    assert (code, policy.read_text()) == (3, before)
+    assert "[data.columns.a]\nlow = 0.0\nhigh = 5.0" in out
+    digest = re.search("schema SHA-256 ([0-9a-f]{64})", out)[1]
+    code, out, err = run("policy", "accept-schema", file, "--policy", policy, "--sha256", digest)
+    assert code == 0, err
+    pinned = f'schema_sha256 = "{digest}"\n'
+    assert policy.read_text().replace(pinned, "") == before
+    assert run("policy", "accept-schema", file, "--policy", policy, "--sha256", digest)[0] == 0, "once more"
+    assert policy.read_text().replace(pinned, "") == before
     code, out, err = run("policy", "check", policy, file)
     assert "6 entries" in out, err
     assert code == 0

@@ -17,10 +17,14 @@ from fedlearn.data.fashion_mnist import scale_pixels
 from fedlearn.data.heart_disease import COLUMNS as HEART_COLUMNS
 from fedlearn.data.heart_disease import heart_disease_file
 from fedlearn.data.preprocessing import preprocess_frame
-from fedlearn.data.tables import read_csv
+from fedlearn.data.readers import read_csv
 from fedlearn.errors import ConfigError
 
-OWN = {"height": [1.5, 2.5, None, 9.0] * 5, "color": ["red", "blue", "", "red"] * 5, "kind": ["a", "b", "c", "a"] * 5}
+OWN = {
+    "height": [1.5, 2.5, None, *(2 - i / 16 for i in range(17))],
+    "color": ["red", "blue", "", "red"] * 5,
+    "kind": ["a", "b", "c", "a"] * 5,
+}
 OWN_COLUMNS = {"height": Column(0, 3, impute=1), "color": Column(values=("blue", "red"), impute="red")}
 
 

@@ -1,3 +1,6 @@
+import datetime
+from decimal import Decimal
+
 import numpy as np
 import pandas
 import pytest
@@ -48,7 +51,28 @@ def test_missing_category_becomes_the_constant(value):
     assert preprocess_frame({"sex": [value]}, {"sex": COLUMNS["sex"]}).tolist() == [[1, 0]]
 
 
-@pytest.mark.parametrize("raw", ["1", 1, 1.0, np.float32(1), np.int64(1), " 1 "])
+@pytest.mark.parametrize(
+    ("raw", "number"),
+    [("TRUE", 1), (False, 0), ("1970-01-03", 2), (datetime.date(1969, 12, 31), -1), ("1970-01-01 12:00", 0.5)],
+)
+def test_truth_values_and_dates_are_numbers(raw, number):
+    column = {"x": Column(-10, 10)}
+    assert preprocess_frame({"x": [raw]}, column).tolist() == preprocess_frame({"x": [number]}, column).tolist()
+
+
+def test_two_values_that_mean_one_number_are_told_apart_by_their_text_alone():
+    codes = {"code": Column(values=("250.0", "250.00"))}
+    assert preprocess_frame({"code": ["250.00", "250.0"]}, codes).tolist() == [[0, 1], [1, 0]]
+    with pytest.raises(DataError, match="'250'"):
+        preprocess_frame({"code": ["250"]}, codes)
+
+
+@pytest.mark.parametrize("raw", ["TRUE", "true", True])
+def test_truth_is_the_same_category_in_any_spelling(raw):
+    assert preprocess_frame({"k": [raw]}, {"k": Column(values=("False", "True"))}).tolist() == [[0, 1]]
+
+
+@pytest.mark.parametrize("raw", ["1", "1.0", Decimal("1.00"), 1, 1.0, np.float32(1), np.int64(1), " 1 "])
 def test_whole_number_is_the_same_category_in_any_type(raw):
     assert preprocess_frame({"k": [raw]}, {"k": Column(values=("0", "1"))}).tolist() == [[0, 1]]
 
@@ -99,6 +123,7 @@ def test_huge_bounds_do_not_overflow():
         (Column(high=1), "has no low"),
         (Column(1, 1), "low below high"),
         (Column(2, 1), "low below high"),
+        (Column(0, 5e-324), "further apart"),
         (Column(0, float("inf")), "finite"),
         (Column(float("nan"), 1), "finite"),
         (Column(0, 1, values=("a",)), "both bounds and values"),
@@ -124,13 +149,13 @@ def test_no_columns_at_all_says_why_bounds_are_needed():
 @pytest.mark.parametrize(
     ("frame", "expected"),
     [
-        ({"age": ["1", "old"]}, "column 'age', row 2 is 'old'; expected a finite number"),
-        ({"age": ["1_0"]}, "row 1 is '1_0'"),
-        ({"age": ["inf"]}, "row 1 is 'inf'"),
-        ({"age": ["1e999"]}, "row 1 is '1e999'"),
-        ({"age": [float("inf")]}, "row 1 is 'inf'"),
-        ({"age": ["1", ""]}, "column 'age', row 2 is missing"),
-        ({"age": ["x" * 1000]}, "row 1 is 'x{40}…'"),
+        ({"age": ["1", "old"]}, "row 2, column 'age' is 'old'; expected a finite number"),
+        ({"age": ["1_0"]}, "row 1, column 'age' is '1_0'"),
+        ({"age": ["inf"]}, "column 'age' is 'inf'"),
+        ({"age": ["1e999"]}, "column 'age' is '1e999'"),
+        ({"age": [float("inf")]}, "column 'age' is 'inf'"),
+        ({"age": ["1", ""]}, "row 2, column 'age' is missing"),
+        ({"age": ["x" * 1000]}, "column 'age' is 'x{40}…'"),
         ({"years": []}, "no column 'age'"),
     ],
 )
@@ -140,7 +165,7 @@ def test_unusable_number_names_row_and_column(frame, expected):
 
 
 def test_unlisted_category_names_row_and_column():
-    with pytest.raises(DataError, match="column 'sex', row 3 is 'x'; expected one of 'f', 'm'"):
+    with pytest.raises(DataError, match="row 3, column 'sex' is 'x'; expected one of 'f', 'm'"):
         preprocess_frame({"sex": ["f", "m", "x"]}, {"sex": Column(values=("f", "m"))})
 
 
