@@ -4,9 +4,11 @@ import hashlib
 import re
 from pathlib import Path
 
+from fedlearn.config import RunConfig
 from fedlearn.crypto.signatures import SigningKey
 from fedlearn.durable import write_whole
 from fedlearn.roster import Roster, RosterEntry
+from fedlearn.schema import schema_sha256
 
 NAMES = ("Ada", "Ben", "Cleo", "Dora")
 
@@ -70,6 +72,11 @@ def coordinator() -> RosterEntry:
 
 def small_roster(*members: RosterEntry) -> Roster:
     return Roster.of(coordinator(), members or tuple(entry(member) for member in range(4)))
+
+
+def table_source(path: str, config: RunConfig) -> str:
+    """The value of `source` for a table, with the schema of `config` pinned on the line below."""
+    return f'"{path}"\nschema_sha256 = "{schema_sha256(config.data)}"'
 
 
 def write_policy(

@@ -139,15 +139,15 @@ def federation(tmp_path: Path) -> Iterator[Callable[..., Federation]]:
 def slow_records(monkeypatch: pytest.MonkeyPatch) -> tuple[threading.Event, threading.Event, list[int]]:
     """The holder's file takes as long as the test wants: (reading began, go on, how often it was read)."""
     began, go_on, reads = threading.Event(), threading.Event(), []
-    original = Source.records
+    original = Source.loaded
 
-    def records(self: Source, config: RunConfig) -> object:
+    def loaded(self: Source, config: RunConfig) -> object:
         reads.append(1)
         began.set()
         assert go_on.wait(20)
         return original(self, config)
 
-    monkeypatch.setattr(Source, "records", records)
+    monkeypatch.setattr(Source, "loaded", loaded)
     return began, go_on, reads
 
 

@@ -22,7 +22,7 @@ from fedlearn.flower.client_app import make_client_app
 from fedlearn.flower.in_process_grid import InProcessGrid
 from fedlearn.flower.server_app import make_server_app
 from fedlearn.roster import Roster, RosterEntry
-from tests.holder_files import FOUR, POLICY, coordinator
+from tests.holder_files import FOUR, POLICY, coordinator, table_source
 
 COLUMNS = [f"p{pixel}" for pixel in range(64)]
 
@@ -55,9 +55,9 @@ def scenario(folder: Path, *lines: str) -> RunConfig:
     return RunConfig.load(path)
 
 
-def deploy(folder: Path, member: int, roster: Roster, key: bytes) -> DeployedAgent:
+def deploy(folder: Path, member: int, roster: Roster, key: bytes, config: RunConfig) -> DeployedAgent:
     text = POLICY.format(client_id=roster.members[member].client_id.hex(), roster_sha256=roster.sha256.hex())
-    text = text.replace('source = "digits"', f'source = "{folder}/own-{member}.csv"').replace(
+    text = text.replace('source = "digits"', f"source = {table_source(f'{folder}/own-{member}.csv', config)}").replace(
         'modes = ["record-distributed"]', 'modes = ["none"]'
     )
     home = folder / f"home-{member}"
@@ -101,8 +101,9 @@ def test_mode_none_gives_the_same_model_to_the_bit_simulated_and_deployed(tmp_pa
     keys = [bytes([100 + member]) * 32 for member in range(4)]
     members = [RosterEntry(f"m{n}", "", n.to_bytes(16, "big"), SigningKey(key).public) for n, key in enumerate(keys)]
     roster = Roster.of(coordinator(), tuple(members))
-    agents = [deploy(tmp_path, member, roster, key) for member, key in enumerate(keys)]
-    folder = run_over(agents, tmp_path / "deployed", scenario(tmp_path), roster)
+    deployed = scenario(tmp_path)
+    agents = [deploy(tmp_path, member, roster, key, deployed) for member, key in enumerate(keys)]
+    folder = run_over(agents, tmp_path / "deployed", deployed, roster)
 
     here, there = RunFolder(simulated.run_dir).load_checkpoint(), folder.load_checkpoint()
     assert here is not None

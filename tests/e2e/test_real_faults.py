@@ -37,12 +37,13 @@ from tests.e2e.real_federation import (
     kill,
     lines,
 )
+from tests.holder_files import table_source
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
 OWN_TABLE = """
 [dataset.table]
-source = "own-table.csv"
+source = {source}
 privacy_unit = "record"
 max_epsilon = 1.0
 max_delta = 1e-5
@@ -60,7 +61,8 @@ def federation(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RealFederat
     place.mkdir(parents=True)
     mount = ["mount", "-t", "tmpfs", "-o", f"size={_DISK_MEGABYTES}m,mode=0700", "tmpfs", str(place)]
     mounted = subprocess.run(mount, capture_output=True, check=False).returncode == 0
-    holder = BLOCKS["file=holder.toml"].replace("max_epsilon = 3.0", "max_epsilon = 30.0") + OWN_TABLE
+    holder = BLOCKS["file=holder.toml"].replace("max_epsilon = 3.0", "max_epsilon = 30.0")
+    holder += OWN_TABLE.format(source=table_source("own-table.csv", scenario(folder)))
     begun, _, _ = BLOCKS["run=federation"].rpartition("fedlearn server run")
     made = RealFederation(folder, holder=holder, script=begun, proxied=True)
     try:
