@@ -3,6 +3,9 @@
 What the adversary sees is the sum of the survivors, less the vectors of the colluders among them. The statistic is how
 far that goes in the direction of a canary; what it knows besides (the noise of the release before, of a direction
 nearby, and a colluder's own vector) it subtracts where that helps, which it does only where noise was not fresh.
+
+Beside it stored records go through the whole engine over many rounds (`engine_attack`), which finds what one release on
+the clients' own code does not show.
 """
 
 from collections.abc import Callable
@@ -14,6 +17,7 @@ from numpy.typing import NDArray
 
 from fedlearn.audit.bounds import Seen, epsilon_lower
 from fedlearn.audit.canaries import Release, along_directions, releases_of
+from fedlearn.audit.engine_attack import FALSE_ALARM_RATE, EngineAttack, attack_engine
 from fedlearn.audit.masked_rounds import MaskedRounds
 from fedlearn.audit.outcome import CONTROL_FAILED, Audit
 from fedlearn.audit.parties import MakeParties, Parties
@@ -65,6 +69,10 @@ class MechanismAudit(Audit):
     lost: int
     masked_releases: int
     masked_sums_equal: bool  # secure aggregation gave the sum of the survivors' lanes, bit for bit
+    engine_rounds: int  # of each federation; 0 where the engine was left out
+    engine_reach: float  # how often its bound the longest canary there was
+    engine_checks: tuple[dict[str, Any], ...]  # `name`, `passed`, `found`, `false_alarm_rate`
+    engine_failure: str | None
 
     @property
     def tightness(self) -> float:
@@ -78,6 +86,8 @@ class MechanismAudit(Audit):
             return f"{CONTROL_FAILED}: it was not told apart"
         if not self.masked_sums_equal:
             return "secure aggregation gave another sum than that of the survivors' vectors"
+        if self.engine_failure:
+            return f"what the engine releases is not what is booked: {self.engine_failure}"
         if self.passed:
             return None
         return (
@@ -87,7 +97,7 @@ class MechanismAudit(Audit):
 
     def as_dict(self) -> dict[str, Any]:
         """Every field."""
-        return {"kind": "mechanism", **asdict(self)}
+        return {"kind": "mechanism", **asdict(self), "engine_checks": list(self.engine_checks)}
 
 
 def audit_mechanism(
@@ -97,13 +107,15 @@ def audit_mechanism(
     confidence: float = CONFIDENCE,
     parties: MakeParties = Parties,
     masked: bool = True,
+    engine: bool = True,
     progress: Progress | None = None,
 ) -> MechanismAudit:
     """Attack one release of the run `config` at a noise multiplier of 1.
 
     The attack sees `samples` canaries, and as many empty directions; fewer where a release holds so few canaries that
     it would take too long. `masked` false leaves secure aggregation out, whose sums are the same bit for bit.
-    `progress` is called with releases made and to be made. `parties` are honest but in a test of the audit itself.
+    `engine` false leaves out the whole engine's rounds. `progress` is called with releases made and to be made.
+    `parties` are honest but in a test of the audit itself.
 
     Guarantees:
         an audit whose control does not succeed, or whose masked and plain sums differ, does not pass.
@@ -123,6 +135,8 @@ def audit_mechanism(
     control = _Attack(bare, Parties(bare.agreement, entropy))
     control_bound = control.bound(-(-_CONTROL_SAMPLES // bare.canaries), confidence=confidence)
     control_passed = control_bound > setting.epsilon_claimed
+    whole = attack_engine(config, progress=progress) if engine else None
+    control_passed &= whole is None or whole.unprotected
     return MechanismAudit(
         mode=config.privacy.mode,
         epsilon_lower=bound,
@@ -131,8 +145,11 @@ def audit_mechanism(
         delta=setting.delta,
         noise_multiplier=setting.agreement.plan.noise_multiplier,
         confidence=confidence,
-        false_alarm_rate=round(1 - confidence, 12),
-        passed=bound <= setting.epsilon_claimed and control_passed and attack.sums_equal,
+        false_alarm_rate=round(1 - confidence + (FALSE_ALARM_RATE if engine else 0.0), 12),
+        passed=bound <= setting.epsilon_claimed
+        and control_passed
+        and attack.sums_equal
+        and not (whole and whole.failed),
         control_passed=control_passed,
         control_epsilon_lower=control_bound,
         samples=releases * setting.canaries,
@@ -145,7 +162,19 @@ def audit_mechanism(
         lost=setting.lost,
         masked_releases=rounds,
         masked_sums_equal=attack.sums_equal,
+        **_of_engine(whole),
     )
+
+
+def _of_engine(whole: EngineAttack | None) -> dict[str, Any]:
+    if whole is None:
+        return {"engine_rounds": 0, "engine_reach": 0.0, "engine_checks": (), "engine_failure": None}
+    return {
+        "engine_rounds": whole.rounds,
+        "engine_reach": whole.reach,
+        "engine_checks": tuple(check.as_dict() for check in whole.checks),
+        "engine_failure": whole.failed,
+    }
 
 
 def _masked_rounds(setting: Setting, releases: int) -> int:

@@ -21,7 +21,17 @@ from fedlearn.privacy.guarantee import PrivacyUnit
 from fedlearn.privacy.mechanisms import MECHANISMS, Mechanism
 from fedlearn.vector import layout_of
 
-__all__ = ["NO_PRIVACY", "Setting", "agree_on", "changed", "private_mechanism", "setting_of", "without_privacy"]
+__all__ = [
+    "NO_PRIVACY",
+    "Changes",
+    "Setting",
+    "agree_on",
+    "changed",
+    "private_mechanism",
+    "setting_of",
+    "unclipped_rate",
+    "without_privacy",
+]
 
 Changes = dict[str, dict[str, object]]
 
@@ -109,17 +119,17 @@ def _single_release(config: RunConfig) -> RunConfig:
         "secure_aggregation": {"cohorts": "rotation"},
     }
     if MECHANISMS[config.privacy.mode].noise_by == "clients":
-        changes["training"] = {"local_steps": 1, "learning_rate": _unclipped_rate(config)}
+        changes["training"] = {"local_steps": 1, "learning_rate": unclipped_rate(config, _dimension(config))}
     return changed(config, changes)
 
 
-def _unclipped_rate(config: RunConfig) -> float:
+def unclipped_rate(config: RunConfig, dimension: int) -> float:
     """A rate (it is public) at which a noised step stays well inside the clipping norm, so that entries stay apart."""
     assert config.privacy.max_grad_norm is not None
     assert config.privacy.planned_records is not None
     batch = config.privacy.planned_records / config.secure_aggregation.planned_cohort
     step = config.privacy.max_grad_norm / batch  # of one record, and the noise of one entry at a multiplier of 1
-    return config.privacy.clipping_norm / (4 * step * math.sqrt(_dimension(config)))
+    return config.privacy.clipping_norm / (4 * step * math.sqrt(dimension))
 
 
 def private_mechanism(config: RunConfig) -> Mechanism:

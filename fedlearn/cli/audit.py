@@ -156,6 +156,12 @@ def _mechanism_lines(told: "MechanismAudit") -> list[str]:
         f" control  without privacy: at least {told.control_epsilon_lower:.3f}, "
         + ("told apart" if told.control_passed else "NOT told apart"),
         f" {through}{equal if told.masked_releases else ''}.",
+        f" Stored records through the whole engine, {told.engine_rounds} rounds each, gradients up to "
+        f"{told.engine_reach:.1f} times as long as their bound:",
+        *(
+            f"  {'ok    ' if check['passed'] else 'FAILED'} {check['name']}: {check['found']}"
+            for check in told.engine_checks
+        ),
         f"{'passed' if told.passed else 'FAILED'}; an honest mechanism fails with a probability of at most "
         f"{told.false_alarm_rate:g}.",
     ]

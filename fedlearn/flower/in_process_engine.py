@@ -1,7 +1,7 @@
 """The in-process engine: the same two apps as in a deployment, over a grid that lives in one process."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import closing, contextmanager
+from contextlib import AbstractContextManager, closing, contextmanager
 from dataclasses import dataclass
 
 from flwr.app import Context, Message, RecordDict
@@ -18,7 +18,7 @@ from fedlearn.flower.records import MESSAGE_TYPES, unpack
 from fedlearn.flower.server_app import make_server_app
 from fedlearn.rounds import OnRound
 
-__all__ = ["run_in_process"]
+__all__ = ["grid_of", "run_in_process"]
 
 
 def run_in_process(folder: RunFolder, data: SimulatedData, on_round: OnRound | None) -> None:
@@ -34,9 +34,13 @@ def run_in_process(folder: RunFolder, data: SimulatedData, on_round: OnRound | N
         state=RecordDict(),
         run_config={"config": str(folder.file("config.toml"))},
     )
-    masking = data.config.secure_aggregation.masking
-    with (_grid_of_agents if masking else _grid_of_cohorts)(folder, data) as grid:
+    with grid_of(folder, data) as grid:
         make_server_app(data, on_round)(grid=grid, context=context)
+
+
+def grid_of(folder: RunFolder, data: SimulatedData) -> AbstractContextManager[InProcessGrid]:
+    """All clients of the run in `folder`, as they answer for as long as the context is."""
+    return (_grid_of_agents if data.config.secure_aggregation.masking else _grid_of_cohorts)(folder, data)
 
 
 @contextmanager

@@ -51,6 +51,14 @@ class _Audit(BaseModel):
         return f"{found}; an honest run fails this with a probability of at most {plain(self.false_alarm_rate)}."
 
 
+class _Check(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="ignore", allow_inf_nan=False)
+
+    name: str
+    passed: bool
+    found: str
+
+
 class _Mechanism(_Audit):
     kind: Literal["mechanism"]
     epsilon_lower: Epsilon
@@ -63,6 +71,8 @@ class _Mechanism(_Audit):
     planned_cohort: int
     lost: int
     colluders: int
+    engine_rounds: int
+    engine_checks: tuple[_Check, ...]
 
     def card(self, folder: Path) -> AuditCard:
         del folder
@@ -76,6 +86,9 @@ class _Mechanism(_Audit):
                 f"Claimed: {epsilon_text(self.epsilon_claimed)} at delta {delta_text(self.delta)}, exact; the "
                 f"accountant books {epsilon_text(self.epsilon_booked)}.",
                 f"Without privacy the same attack proves at least {_down(self.control_epsilon_lower)}.",
+                f"Stored records went through the whole engine for {plain(self.engine_rounds)} rounds: "
+                f"{sum(check.passed for check in self.engine_checks)} of {len(self.engine_checks)} checks hold.",
+                *(f"{check.name}: {check.found}." for check in self.engine_checks if not check.passed),
                 self.verdict(),
             ),
         )

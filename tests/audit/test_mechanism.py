@@ -29,7 +29,9 @@ def audit(load_digits):
 
     def run(samples, parties=Parties, *overrides, masked=False):
         config, confidence = load_digits(*overrides), 0.99999 if parties is Parties else 0.999
-        return audit_mechanism(config, samples=samples, confidence=confidence, parties=parties, masked=masked)
+        return audit_mechanism(
+            config, samples=samples, confidence=confidence, parties=parties, masked=masked, engine=False
+        )
 
     return run
 

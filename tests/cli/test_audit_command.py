@@ -15,6 +15,7 @@ def run(typed, tmp_path, monkeypatch):
     """Types a command, in an empty folder, and audits with few samples."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setitem(mechanism.audit_mechanism.__kwdefaults__, "samples", 1_000)
+    monkeypatch.setitem(mechanism.audit_mechanism.__kwdefaults__, "engine", False)
     return typed
 
 

@@ -27,6 +27,8 @@ MECHANISM = {
     "epsilon_claimed": 4.37714,
     "epsilon_booked": 4.72847,
     "control_epsilon_lower": 31.8085,
+    "engine_rounds": 64,
+    "engine_checks": [{"name": "summed: reach", "passed": True, "found": "0.999 of the bound"}],
     "samples": 200070,
     "planned_cohort": 10,
     "lost": 2,
