@@ -17,6 +17,12 @@ __all__ = ["parse_toml", "read_toml"]
 _MOST_BYTES: Final = 1 << 22
 _MOST_DEPTH: Final = 32
 _MOST_DOTS: Final = 64  # tomllib copies a dotted key at each of its dots
+# Strings, also as parts of keys, and comments; one without an end goes on to where tomllib gives up.
+_QUOTED: Final = re.compile(
+    rb'''"""(?:\\.|[^\\])*?(?:"""+|\Z)|"(?:\\.|[^"\\\n])*"?|'''
+    rb"""'''.*?(?:'''+|\Z)|'[^'\n]*'?|\#[^\n]*""",
+    re.DOTALL,
+)
 _NOT_IN_A_KEY: Final = re.compile(rb"[][{}=,\n]")
 
 
@@ -29,8 +35,8 @@ def parse_toml(content: bytes, *, place: str | Path) -> dict[str, Any]:
     """
     if len(content) > _MOST_BYTES:
         raise ConfigError(f"{place} has {len(content)} bytes; expected at most {_MOST_BYTES}")
-    if any(part.count(b".") > _MOST_DOTS for part in _NOT_IN_A_KEY.split(content)):
-        raise ConfigError(f"{place} has a key or a text of more than {_MOST_DOTS} parts with a dot between them")
+    if any(part.count(b".") > _MOST_DOTS for part in _NOT_IN_A_KEY.split(_QUOTED.sub(b"", content))):
+        raise ConfigError(f"{place} has a key of more than {_MOST_DOTS} parts with a dot between them")
     try:
         values = tomllib.loads(content.decode("utf-8-sig"))
     except ValueError as error:

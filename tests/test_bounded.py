@@ -29,6 +29,8 @@ HOSTILE_TOML = {
     "a long key": b"a." * 50_000 + b"a = 1",
     "a long heading": b"[" + b'"a".' * 50_000 + b"a]",
     "a long key inside": b"x = {b = '\"', " + b"a." * 50_000 + b"a = 1}",
+    "a long key of quoted parts": (b"a." * 40 + b"'='.") * 600 + b"a = 1",
+    "a long key behind quotes": b'x = {b = """q"""", ' + b"a." * 50_000 + b'a = 1, z = "1"}',
     "a long integer": b"a = " + b"9" * 100_000,
     "an integer of more bits": b"a = 0x" + b"f" * 100_000,
     "not a number": b"a = nan",
@@ -60,6 +62,11 @@ def test_hostile_toml_is_one_sentence_at_once(body, tmp_path):
 
 def test_brackets_in_texts_are_no_depth():
     assert read_json(b'["' + b"[" * 100 + b'\\"{{"]', what="it") == ["[" * 100 + '"{{']
+
+
+def test_a_text_may_have_many_dots():
+    text = "a." * 100
+    assert parse_toml(f"x = '{text}' # {text}\n".encode(), place="it") == {"x": text}
 
 
 def test_toml_with_a_byte_order_mark_is_read():

@@ -67,25 +67,35 @@ class StackedModel:
         sums, finite = self.clipped(rows, inputs, targets, present, max_grad_norm)
         if finite.all():
             return sums
-        # 0 * NaN is NaN, so a record that is not finite has to go as a whole. In its place comes, with weight 0, one of
-        # the client's own that is: zeros would not do, for a coordinator may choose weights that overflow for them.
+        del sums  # or one such record would need more memory than all others
         kept = present * finite
-        clients, some = torch.arange(len(kept), device=kept.device), kept.argmax(dim=1)
-        stays = kept > 0
-        others = inputs[clients, some].unsqueeze(1)
-        inputs = torch.where(stays.view(*kept.shape, *[1] * (inputs.dim() - 2)), inputs, others)
-        targets = torch.where(stays, targets, targets[clients, some].unsqueeze(1))
-        sums, _ = self.clipped(rows, inputs, targets, kept, max_grad_norm)
-        return torch.where(stays.any(dim=1, keepdim=True), sums, sums.new_zeros(()))
+        return self._clipped(rows, inputs, targets, kept, max_grad_norm, kept > 0)[0]
 
     def clipped(
         self, rows: Tensor, inputs: Tensor, targets: Tensor, present: Tensor, max_grad_norm: float
     ) -> tuple[Tensor, Tensor]:
         """`clipped_sum` where every gradient is finite; and for each record whether its own is."""
+        return self._clipped(rows, inputs, targets, present, max_grad_norm, None)
+
+    def _clipped(
+        self,
+        rows: Tensor,
+        inputs: Tensor,
+        targets: Tensor,
+        present: Tensor,
+        max_grad_norm: float,
+        stays: Tensor | None,
+    ) -> tuple[Tensor, Tensor]:
+        """The same; with `stays` (clients, records) the other records are zeros from the loss on.
+
+        To multiply them with zero is not enough, for zero times infinity is NaN; and no record could stand in for
+        another, for in that one's place it may overflow.
+        """
         split = self._split(rows)
         logits, saved = self._forward(split, inputs)
-        delta = residuals(logits, targets)
-        parts = self._backward(split, saved, delta, lambda kernel, kept, d: kernel.per_record(kept, d))
+        delta = _only(stays, residuals(logits, targets))
+        saved = [tuple(_only(stays, part) for part in kept) for kept in saved]
+        parts = self._backward(split, saved, delta, lambda kernel, kept, d: kernel.per_record(kept, d), stays)
         norms = torch.stack([part[0].double() for part in parts]).sum(dim=0).sqrt()
         factors = (torch.clamp(max_grad_norm / norms, max=1.0) * present).to(
             torch.float64 if self.wide else delta.dtype
@@ -126,6 +136,7 @@ class StackedModel:
         saved: Sequence[Saved],
         delta: Tensor,
         about: Callable[[Kernel, Saved, Tensor], T],
+        stays: Tensor | None = None,
     ) -> list[T]:
         """What `about` gives for each kernel with parameters, in their order; nothing is computed below the first."""
         first = next(i for i, kernel in enumerate(self.kernels) if kernel.parameter_count)
@@ -135,7 +146,7 @@ class StackedModel:
             if kernel.parameter_count:
                 found.append(about(kernel, saved[index], delta))
             if index > first:
-                delta = kernel.input_gradient(parameters, saved[index], delta)
+                delta = _only(stays, kernel.input_gradient(parameters, saved[index], delta))
         return found[::-1]
 
 
@@ -154,6 +165,13 @@ def _packed_shapes(kernels: Sequence[Kernel], parameters: Sequence[nn.Parameter]
     left = iter(torch.empty(1, *parameter.shape, device="meta") for parameter in parameters)
     for kernel in kernels:
         yield from (tuple(part.shape[1:]) for part in kernel.pack(list(islice(left, kernel.parameter_count))))
+
+
+def _only(stays: Tensor | None, values: Tensor) -> Tensor:
+    """`values`, (clients, records, …) or (clients, records x places, …), with zeros for records that do not stay."""
+    if stays is None or values.is_meta:
+        return values
+    return values.reshape(*stays.shape, -1).masked_fill(~stays.unsqueeze(2), 0).view(values.shape)
 
 
 def _joined(parts: Iterable[Tensor]) -> Tensor:

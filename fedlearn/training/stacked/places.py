@@ -9,6 +9,7 @@ float64, where adding a record changes the others' part by less than 2^-40 of th
 
 import hashlib
 import logging
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Final
@@ -128,8 +129,9 @@ def _holds(sums: PlacedSums, start: Vector, input_shape: tuple[int, ...], classe
         )
         targets = (torch.arange(sums.chunks * _PLACES).view(shape) * 7 % classes).to(trainer.device)
         place = torch.arange(_PLACES, device=trainer.device)
-        # What a function may take another way for: saturated, or so small that the type has few bits left.
-        strange = torch.where(place % 2 > 0, 1e6, 1e-41).view(-1, *[1] * len(input_shape)).to(trainer.dtype)
+        # What a function may take another way for: saturated, so small that the type has few bits left, or no number.
+        kinds = torch.tensor([1e6, 1e-41, math.inf, math.nan], device=trainer.device, dtype=trainer.dtype)
+        strange = kinds.repeat(_PLACES // len(kinds)).roll(1).view(-1, *[1] * len(input_shape))
         for weights in _on_ties(start, trainer.layout.shapes):
             row = trainer.packed(torch.from_numpy(weights)).to(trainer.device, trainer.dtype)
             rows = row.repeat(sums.chunks, 1)

@@ -181,6 +181,22 @@ def test_a_record_that_is_not_finite_counts_as_zeros_and_changes_no_bit_of_the_o
         assert np.linalg.norm(sum_of(worse) - expected) <= 1e-9 * C
 
 
+@pytest.mark.parametrize("shape", [(9, None, 2), (17, None, 3), (9, (30,), 2), (9, (5,), 2)], ids=str)
+def test_records_that_overflow_at_other_places_alone_are_lost_by_nobody_elses(shape) -> None:
+    """Sums whose parts overflow in one order and not in another: at these shapes a place decides on the order."""
+    width, hidden, classes = shape
+    options = {"hidden": hidden} if hidden else {}
+    generator = np.random.default_rng(3)
+    name = "mlp" if hidden else "linear"
+    model = build_model(name, input_shape=(width,), classes=classes, options=options, seed=0)
+    for _ in range(20):
+        signs = generator.choice([-1.0, 0.0, 1.0], len(read_parameters(model)))
+        sum_of = of(model, 3e38 * generator.uniform(0.3, 1) * signs)
+        records = made_up(64, (width,), classes, generator)
+        parts = sum(sum_of(records.take(np.array([row]))) for row in range(len(records)))
+        assert np.linalg.norm(sum_of(records) - parts) <= 1e-9 * C
+
+
 def test_a_records_place_is_a_function_of_its_content() -> None:
     records = made_up(500, (7,), 3, np.random.default_rng(0))
     order = np.random.default_rng(1).permutation(500)
