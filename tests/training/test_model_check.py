@@ -190,9 +190,7 @@ def test_a_model_that_cannot_be_trained_is_refused_in_every_mode(
     assert "\n" not in str(refusal.value)
 
 
-@pytest.mark.parametrize(
-    ("build", "sentence"), REFUSED_IF_PRIVATE + REFUSED_BY_RECORD, ids=lambda value: str(value)[:40]
-)
+@pytest.mark.parametrize(("build", "sentence"), REFUSED_IF_PRIVATE + REFUSED_BY_RECORD)
 def test_a_model_that_cannot_be_private_is_refused_where_it_has_to_be(
     build: Callable[[], nn.Module], sentence: str
 ) -> None:
