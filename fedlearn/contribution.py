@@ -102,6 +102,6 @@ def _blocks(
 def _work_or_zeros(work: LocalWork, weights: Vector, client: Contributor) -> Vector:
     try:
         return work(weights, client)
-    except Exception:  # the one place where everything is caught: privacy.md 1.4, step 6
+    except Exception:  # the one place where everything is caught: docs/privacy-model.md
         _log.exception("local work failed; zeros and noise are sent")
         return np.zeros_like(weights)

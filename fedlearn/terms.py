@@ -12,7 +12,7 @@ __all__ = ["terms_of"]
 
 
 def terms_of(config: RunConfig, plan: Plan, layout: Layout, roster_hash: bytes) -> Terms:
-    """Every field of the context but session, round, attempt and model hash (secagg.md section 2)."""
+    """Every field of the context but session, round, attempt and model hash (docs/protocol.md)."""
     sampling = config.sampling_probability if MECHANISMS[plan.mode].samples_records else 1
     return Terms(
         config_hash=hashlib.sha256(config.to_bytes()).digest(),

@@ -50,3 +50,12 @@ def test_guards_hold_where_asserts_are_taken_out(broken: str) -> None:
     """`python -O` changes no guarantee."""
     ended = subprocess.run([sys.executable, "-O", "-B", "-c", broken], capture_output=True, text=True, check=False)
     assert ended.stderr.splitlines()[-1].startswith("AssertionError"), ended.stderr
+
+
+def test_what_is_cited_is_in_the_repository() -> None:
+    dangling = []
+    for path in (ROOT / "fedlearn").rglob("*.py"):
+        for cited in re.findall(r"[\w./-]+\.md\b", path.read_text(encoding="utf-8")):
+            if not (ROOT / cited).is_file():
+                dangling.append(f"{path.relative_to(ROOT)}: {cited}")
+    assert dangling == []

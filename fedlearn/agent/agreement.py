@@ -87,8 +87,8 @@ def agree(
 ) -> Agreement:
     """Derive the plan and the local work; `model` stays warm and is written in place from round to round.
 
-    `step_noise` is exact; a simulation alone may put a faster one in its place (privacy.md 1.5). `alone` is as in
-    `work_for`; only a simulation says False.
+    `step_noise` is exact; a simulation alone may put a faster one in its place (docs/privacy-model.md).
+    `alone` is as in `work_for`; only a simulation says False.
 
     Raises:
         ConfigError: the plan is refused.

@@ -233,6 +233,6 @@ def _records_or_none(client: Contributor) -> Dataset | None:
     """A client's records; None where reading them fails: its steps are taken all the same, with their noise."""
     try:
         return client.records()
-    except Exception:  # privacy.md 1.4, step 6
+    except Exception:  # docs/privacy-model.md
         _log.exception("the records cannot be read; every step is noise alone")
         return None

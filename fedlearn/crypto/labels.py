@@ -1,4 +1,4 @@
-"""Labels: one a purpose. Whatever is hashed, derived or signed in this protocol starts with its own (secagg.md 2)."""
+"""Labels: one a purpose. What is hashed, derived or signed in docs/protocol.md starts with its own."""
 
 import hashlib
 from typing import Final

@@ -13,7 +13,7 @@ from fedlearn.errors import ConfigError
 
 __all__ = ["check_offset", "offset_to"]
 
-# Flower admits calls up to 5 s from the future and 305 s old (reliability.md, section 4).
+# Flower admits calls up to 5 s from the future and 305 s old.
 _MOST_AHEAD: Final = 4.0
 _MOST_BEHIND: Final = 240.0
 _WARN: Final = 2.0

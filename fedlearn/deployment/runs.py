@@ -149,7 +149,7 @@ class Facts:
 
 
 class RunKeeper:
-    """Keeps one run going (reliability.md, F12 and F14).
+    """Keeps one run going (F12 and F14 in tests/faults).
 
     Guarantees:
         a run that gave no sign of life 60 s after it was submitted (then 120 s, 240 s ...) is so again, over a fresh

@@ -1,6 +1,6 @@
 """How others see that a process works on a run: it touches the file whose lock it holds.
 
-Flower goes on to call a run "running" when the process behind it is gone (reliability.md, section 2), and may call one
+Flower goes on to call a run "running" when the process behind it is gone, and may call one
 "pending" for ever. Whoever wants to know looks here.
 """
 

@@ -69,7 +69,7 @@ def plan(
     cohorts: str,
     masking: bool,
 ) -> Plan:
-    """Everything that follows from a run's public keys (privacy.md 1.2 to 1.7). Pure, and cached.
+    """Everything that follows from a run's public keys (docs/privacy-model.md). Pure, and cached.
 
     A key that the mode does not use may be None or anything valid. `dimension` is the number of the model's parameters.
     Takes 20 ms where every record is taken, up to about 2 s where records or cohorts are sampled.

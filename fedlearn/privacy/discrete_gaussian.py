@@ -34,7 +34,7 @@ def discrete_gaussian(noise_std: int, dimension: int, entropy: Entropy, *, out: 
     They are written into `out`, (dimension,) int64, where it is given.
 
     P[x] is proportional to exp(-x^2 / (2 sigma^2)) on the integers; the variance is sigma^2 up to 1e-6 from sigma = 1
-    on, and to 1e-300 from sigma = 8 on. A plan asks for at least 64 (privacy.md 1.4); smaller ones are right as well.
+    on, and to 1e-300 from sigma = 8 on. A plan asks for at least 64; smaller ones are right too.
 
     Guarantees:
         the distribution is exact, given that `entropy` is uniform;

@@ -29,7 +29,7 @@ __all__ = ["MECHANISMS", "Mechanism"]
 
 # A record's norm and its clipped gradient are computed in float32: room for their rounding.
 _ROUNDING = 1 + Fraction(1, 2**10)
-# The grid of record-local, in units of max_grad_norm (privacy.md 1.5).
+# The grid of record-local, in units of max_grad_norm (docs/privacy-model.md).
 _LOCAL_GRID_BITS = 18
 
 _ACCOUNTED = frozenset({"privacy.target_epsilon", "privacy.delta", "privacy.max_participations"})
@@ -52,7 +52,7 @@ class Mechanism:
     __slots__ = ()
 
     name: ClassVar[str]
-    code: ClassVar[int]  # privacy_mode of ctx, secagg.md 2
+    code: ClassVar[int]  # privacy_mode of ctx, docs/protocol.md
     noise_by: ClassVar[Literal["shares", "clients", "server", "nobody"]]
     privacy_unit: ClassVar[PrivacyUnit | None]
     local_work: ClassVar[Literal["record-sum", "private-steps", "update"]]
@@ -75,7 +75,7 @@ class Mechanism:
         return self.noise_by == "shares"
 
     def noise_in_simulation(self, *, summed: bool) -> str:
-        """Who adds the noise, or what stands for it, in a simulation (privacy.md 1.5).
+        """Who adds the noise, or what stands for it, in a simulation (docs/privacy-model.md).
 
         `summed`: masking is off and the engine sums vectors where they are made, with one draw for all shares.
         """
@@ -90,7 +90,7 @@ class Mechanism:
 
     @property
     def poisson_cohorts(self) -> bool:
-        """Whether a Poisson cohort may be booked: only where the noise does not depend on who came (privacy.md 1.6)."""
+        """Whether a Poisson cohort may be booked: where noise does not depend on who came (docs/privacy-model.md)."""
         return self.noise_by == "server"
 
     def sensitivity(self, *, clip_bound: int, scale: int, max_grad_norm: Fraction | None, dimension: int) -> int:
@@ -141,7 +141,7 @@ class Mechanism:
         """What stands for the shares of `survivors` clients, (dimension,) int64; zeros where clients add none.
 
         In a simulation alone: one exact draw of standard deviation ceil(sqrt(survivors) * noise_std), at least that of
-        the shares' sum (privacy.md 1.5); several where one would be wider than the sampler can draw.
+        the shares' sum (docs/privacy-model.md); several where one would be wider than the sampler can draw.
         """
         noise = np.zeros(plan.dimension, dtype=np.int64)
         if not self.shares_noise:
@@ -179,7 +179,7 @@ class _RecordMode(Mechanism):
     privacy_unit = PrivacyUnit.RECORD
 
     def sensitivity(self, *, clip_bound: int, scale: int, max_grad_norm: Fraction | None, dimension: int) -> int:
-        """ceil(units (1 + 2^-10)) + ceil(sqrt d): truncating a sum can move each entry by one more (privacy.md 1.4)."""
+        """ceil(units (1 + 2^-10)) + ceil(sqrt d): truncating moves entries by one more (docs/privacy-model.md)."""
         del clip_bound
         units = self.record_units(scale=scale, max_grad_norm=max_grad_norm)
         assert units is not None
@@ -231,7 +231,7 @@ class RecordLocal(_RecordMode):
     description = "discrete Gaussian on every clipped gradient sum of every client (DP-SGD)"
 
     def record_units(self, *, scale: int, max_grad_norm: Fraction | None) -> Fraction | None:
-        """2^18: a step's sum lies on its own grid (privacy.md 1.5)."""
+        """2^18: a step's sum lies on its own grid (docs/privacy-model.md)."""
         del scale, max_grad_norm
         return Fraction(1 << _LOCAL_GRID_BITS)
 

@@ -1,7 +1,8 @@
 """From float64 to integers on the grid 1/scale, and to the 32-bit lanes that are summed.
 
-Truncation is toward zero and happens once. What is truncated decides the sensitivity (privacy.md 1.4): one vector
-of bounded norm cannot grow, so a client's update keeps its bound exactly; a sum can move by one more in each entry.
+Truncation is toward zero and happens once. What is truncated decides the sensitivity (docs/privacy-model.md): one
+vector of bounded norm cannot grow, so a client's update keeps its bound exactly; a sum can move by one
+more in each entry.
 """
 
 from fractions import Fraction
@@ -49,7 +50,7 @@ def truncate(vector: Vector, scale: int | Fraction, *, overwrite: bool = False) 
 def truncate_within(vector: Vector, *, scale: int | Fraction, sensitivity: int) -> IntVector:
     """Each row on the grid, its L2 norm at most `sensitivity` grid units: checked in integers, not in floats.
 
-    For the client modes (privacy.md 1.4, step 3). `vector` is (d,) or (n, d), `sensitivity` is floor(scale * R). The
+    For the client modes (docs/privacy-model.md). `vector` is (d,) or (n, d), `sensitivity` is floor(scale * R). The
     vector in grid units is clipped to `sensitivity` and truncated; where float rounding leaves it above, it shrinks by
     1 - 2^-20 and is truncated again. Conditional rounding after Kairouz et al. 2021 (arXiv:2102.06387), made
     deterministic.

@@ -145,7 +145,7 @@ def recounted(
 
 
 def _amplified(guarantee: Guarantee) -> Guarantee:
-    """What a Poisson cohort adds: it holds only against those to whom the coins are secret (privacy.md 1.6)."""
+    """What a Poisson cohort adds: it holds only against those to whom the coins are secret (docs/privacy-model.md)."""
     return replace(
         guarantee,
         holds_against=("those who see only the models",),

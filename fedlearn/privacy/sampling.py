@@ -1,4 +1,4 @@
-"""Secret coins for records: Poisson sampling, the only kind whose amplification is booked (privacy.md 1.5)."""
+"""Secret coins for records: Poisson sampling, the only kind whose amplification is booked (docs/privacy-model.md)."""
 
 import math
 from fractions import Fraction

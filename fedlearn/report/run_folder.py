@@ -127,7 +127,7 @@ class RoundScores(_Record):
 
 
 class EventRecord(_Record):
-    """What was released, as the accountant knows it (canonical event of `privacy.md` 1.7)."""
+    """What was released, as the accountant knows it (canonical event of docs/privacy-model.md)."""
 
     count: Count
     eta: str

@@ -102,7 +102,7 @@ class Terms:
         return self.dimension + CHECK_LANES
 
     def check(self) -> None:
-        """See that the proofs of secagg.md section 3 and of privacy.md 1.3-1.4 hold for these numbers.
+        """See that the proofs of docs/privacy-model.md and docs/protocol.md hold for these numbers.
 
         Raises:
             ProtocolError: one of them does not.

@@ -29,7 +29,7 @@ StepNoise = Callable[[int, int, Entropy], IntVector]
 # (weights, records, max_grad_norm) -> (d,): the sum of clipped gradients, each the same bits whoever else is there.
 SumAlone = Callable[[Vector, Dataset, float], Vector]
 
-_STEP_GRID = 1 << 18  # grid points per max_grad_norm in record-local (privacy.md 1.5)
+_STEP_GRID = 1 << 18  # grid points per max_grad_norm in record-local (docs/privacy-model.md)
 
 
 def record_sum(
@@ -74,7 +74,7 @@ def train_privately(
     """Mode record-local: `local_steps` steps of DP-SGD, each with the full noise; the update w_local - w, (d,) float64.
 
     A step truncates the sum of clipped gradients to the grid of 2^-18 * `max_grad_norm`, adds `step_noise` of standard
-    deviation `step_noise_std` grid units, and divides by `planned_batch`, a public constant (privacy.md 1.2 and 1.5).
+    deviation `step_noise_std` grid units, and divides by `planned_batch`, a public constant (docs/privacy-model.md).
     `records` is None where they could not be read: each step is then noise alone. `alone` is as in `record_sum`.
 
     Guarantees:
@@ -194,7 +194,7 @@ def _sum_or_zeros(
 ) -> Vector:
     try:
         return _gradient_sum(model, weights, records, chosen, max_grad_norm=max_grad_norm, device=device, alone=alone)
-    except Exception:  # privacy.md 1.4, step 6: a step without noise, or none at all, would show what failed
+    except Exception:  # docs/privacy-model.md: a step without noise, or none at all, would show what failed
         _log.exception("the gradients of a step failed; zeros and noise are taken")
         return np.zeros_like(weights)
 

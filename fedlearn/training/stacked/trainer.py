@@ -28,7 +28,7 @@ __all__ = ["StackedTrainer", "block_size", "even_parts"]
 _BLOCK_RECORDS = {"cpu": 64}  # a step of a block; elsewhere `_MANY_RECORDS`
 _MANY_RECORDS = 1 << 14
 _BLOCK_ENTRIES = 1 << 22  # weights of a block, all clients together
-_CHUNK = 64  # records summed in float32 at most (privacy.md 1.4)
+_CHUNK = 64  # records summed in float32 at most (docs/privacy-model.md)
 
 Indices = NDArray[np.int64]
 
