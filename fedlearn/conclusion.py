@@ -101,7 +101,9 @@ def conclude(folder: RunFolder, data: RunData, *, engine: str, noise: str, key: 
     summary = _summary(folder, data, progress, scores) | {"engine": engine, "noise": noise}
     evidence = _attested(folder, _evidence(folder, data, progress, summary, layout=layout, model_file=content), key)
     guarantees = guarantees_after(data.plan, evidence.releases)
+    simulated = evidence.kind == "simulation"  # of a deployed run's policies none is known here
     summary |= {
+        "policy": Policy.for_simulation(data.config, data.plan).model_dump(mode="json") if simulated else {},
         "private": bool(guarantees),
         "releases": evidence.releases,
         "guarantees": [guarantee.as_dict() for guarantee in guarantees],
@@ -144,7 +146,6 @@ def _summary(folder: RunFolder, data: RunData, progress: Progress, scores: Score
         "attempts": progress.attempts_asked,
         "run_dir": str(folder.path),
         "plan": planned.as_dict(),
-        "policy": Policy.for_simulation(config, planned).model_dump(mode="json"),
         "warnings": list(planned.warnings),
         "versions": {name: version(name) for name in ("fedlearn", "torch", "flwr", "opacus", "dp-accounting", "numpy")},
     }

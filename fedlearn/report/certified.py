@@ -1,18 +1,25 @@
 """The certificate of a run folder, as statement, checklist, registry entry and page take it."""
 
+import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Self
 
-from fedlearn.bounded import read_json
+from fedlearn.bounded import MOST_MODEL_BYTES, read_bytes, read_json, read_whole
+from fedlearn.canonical import canonical_json
 from fedlearn.certificate.form import MalformedError, is_signed, number_of, parse
+from fedlearn.certificate.verify import verify_certificate
+from fedlearn.config import RunConfig
 from fedlearn.errors import ConfigError
 from fedlearn.privacy.guarantee import NEIGHBORING_RELATIONS, Guarantee, PrivacyUnit
+from fedlearn.roster import Roster
 
 __all__ = ["Certified"]
 
 _FILE = "certificate.json"
+_MODEL = "model.safetensors"
+_ROSTER = "roster.toml"
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,7 +38,7 @@ class Certified:
         """
         place = folder / _FILE
         try:
-            content = parse(place.read_bytes())
+            content = parse(read_whole(place))
         except OSError as error:
             raise ConfigError(
                 f"{folder}: {_FILE} is missing; expected the folder of a run that came to its end ({error.strerror})"
@@ -57,6 +64,23 @@ class Certified:
                     f"{_FILE}: expected guarantees of a finite epsilon, the unit's own relation and observers"
                 )
         return cls(content, guarantees)
+
+    def refuse_unverified(self, folder: Path, config: RunConfig) -> None:
+        """See that all checks of `fedlearn verify` hold for the run `config`, with model and roster as in `folder`.
+
+        Raises:
+            ConfigError: one does not, and which; or the model or the roster of a masked run is missing.
+        """
+        model = read_bytes(folder / _MODEL, most=MOST_MODEL_BYTES)
+        roster = Roster.from_bytes(read_bytes(folder / _ROSTER)) if self.masking else None
+        checks = verify_certificate(canonical_json(self.content), model, roster).checks
+        failed = [f"{check.name}: {check.detail}" for check in checks if not check.passed]
+        if hashlib.sha256(config.to_bytes()).hexdigest() != self.content["config_hash"]:
+            failed.append("config: it is about another configuration than config.toml")
+        if failed:
+            raise ConfigError(
+                f"{folder / _FILE}: what it says does not hold, and is not repeated in a report ({'; '.join(failed)})"
+            )
 
     @property
     def private(self) -> bool:

@@ -20,7 +20,7 @@ from fedlearn.report.replacement import epsilon_if_replaced
 from fedlearn.report.run_folder import RunFolder, Summary
 from fedlearn.report.statement import privacy_statement
 
-__all__ = ["REGISTRY_FILE", "write_report"]
+__all__ = ["REGISTRY_FILE", "draw_report", "write_report"]
 
 REGISTRY_FILE = "registry.json"
 
@@ -36,13 +36,24 @@ _MODES = {
 def write_report(run_folder: Path) -> Path:
     """Draw `report.html` and `registry.json` into the run folder from its other files; returns the page's path.
 
-    Guarantees: the page loads nothing from anywhere; text from the run is inert; the same files give the same bytes;
-    an older page is replaced as a whole or not at all.
+    Guarantees: nothing is drawn of a certificate that `fedlearn verify` refuses; the page loads nothing from anywhere;
+    text from the run is inert; the same files give the same bytes; an older page is replaced as a whole or not at all.
 
     Raises:
-        ConfigError: a file of the run is missing, damaged or contradicts another; nothing was written.
+        ConfigError: a file of the run is missing, damaged or contradicts another, or a check of the certificate fails;
+            nothing was written.
     """
     run = RunFolder.read(run_folder)
+    run.certified.refuse_unverified(run_folder, run.config)
+    return draw_report(run_folder, run)
+
+
+def draw_report(run_folder: Path, run: RunFolder) -> Path:
+    """The same, of a run whose certificate was verified: only its form and signature were seen here.
+
+    Raises:
+        ConfigError: `audit.json` is damaged, or the page cannot be written.
+    """
     page = _rendered(run, audit_cards(run_folder, run.config)).encode("utf-8")
     entries = json.dumps(registry_entries(run.certified), indent=2, sort_keys=True) + "\n"
     target = run_folder / "report.html"
@@ -61,7 +72,7 @@ def _rendered(run: RunFolder, audits: tuple[AuditCard, ...]) -> str:
         run=run,
         summary=summary,
         period=_period(summary),
-        mode_text=_MODES.get(summary.mode, ""),
+        mode_text=_MODES.get(run.certified.mode, ""),
         statement=privacy_statement(run.certified, replaced=_replaced(run)),
         disclosures=disclosures(run.certified, audit=empirical_audit(audits)),
         certificate=run.certified.content,
@@ -69,7 +80,7 @@ def _rendered(run: RunFolder, audits: tuple[AuditCard, ...]) -> str:
         curves=_curves(run),
         confusion=_shares(summary),
         settings=_settings(run),
-        policy=_flat(summary.policy),
+        policy=_flat(summary.policy) if run.certified.simulated else {},
         clients=run.config.data.population_size or summary.plan.planned_cohort,
     )
 

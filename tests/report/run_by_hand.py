@@ -1,10 +1,13 @@
 """A run folder written by hand: the files a digits run leaves behind, with every field filled."""
 
 import math
+from pathlib import Path
 from typing import Any
 
 from fedlearn.canonical import canonical_json
 from fedlearn.certificate.form import TYPE, decimal_up, delta_text
+from fedlearn.report.page import draw_report
+from fedlearn.report.run_folder import RunFolder
 
 CONFIG = """\
 [run]
@@ -65,6 +68,11 @@ GUARANTEE = {
 }
 
 EVENT = {"count": 1, "eta": "0", "mechanism": "gaussian", "noise_multiplier": "8.500000", "sampling_probability": "1"}
+
+
+def draw(folder: Path) -> Path:
+    """The page of a folder whose certificate `verify` would refuse: its figures were chosen to be seen."""
+    return draw_report(folder, RunFolder.read(folder))
 
 
 def _confusion() -> list[list[int]]:

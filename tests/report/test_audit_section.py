@@ -7,11 +7,11 @@ from typing import Any
 
 import numpy as np
 import pytest
+from run_by_hand import draw
 
 from fedlearn.audit.pictures import sheet
 from fedlearn.config import RunConfig
 from fedlearn.errors import ConfigError
-from fedlearn.report import write_report
 
 COMMON = {
     "passed": True,
@@ -69,7 +69,7 @@ def write_audits(folder: Path, *audits: dict[str, Any], form: str = "fedlearn/v1
 
 def page(folder: Path, *audits: dict[str, Any]) -> str:
     write_audits(folder, *audits)
-    return write_report(folder).read_text(encoding="utf-8")
+    return draw(folder).read_text(encoding="utf-8")
 
 
 def test_each_audit_stands_beside_its_claim(write_folder):
@@ -133,5 +133,5 @@ def test_a_file_that_holds_no_audits_is_refused(write_folder):
 
 def refused(folder: Path) -> None:
     with pytest.raises(ConfigError, match=r"audit\.json"):
-        write_report(folder)
+        draw(folder)
     assert not (folder / "report.html").exists()

@@ -7,9 +7,9 @@ from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
+from run_by_hand import draw
 
 from fedlearn.errors import ConfigError
-from fedlearn.report import write_report
 
 WriteFolder = Callable[..., Path]
 
@@ -73,7 +73,7 @@ def read(page: Path) -> _Reader:
     ids=["private", "not-private", "not-evaluated", "sparse"],
 )
 def any_page(request: pytest.FixtureRequest, write_folder: WriteFolder) -> Path:
-    return write_report(write_folder(**request.param))
+    return draw(write_folder(**request.param))
 
 
 def test_tags_are_balanced(any_page: Path) -> None:
@@ -110,13 +110,13 @@ def test_ids_are_unique_and_labels_point_to_them(any_page: Path) -> None:
 
 
 def test_headline_numbers_are_shown(write_folder: WriteFolder) -> None:
-    text = read(write_report(write_folder())).text
+    text = read(draw(write_folder())).text
     for shown in ("Accuracy 94.2 % on 360 public", "Epsilon, at most 2.9265 Record-level", "Delta 1e-5", "Rounds 30"):
         assert shown in text
 
 
 def test_curves_tell_their_ends_to_a_screen_reader(write_folder: WriteFolder) -> None:
-    labels = [attributes["aria-label"] for tag, attributes in read(write_report(write_folder())).tags if tag == "svg"]
+    labels = [attributes["aria-label"] for tag, attributes in read(draw(write_folder())).tags if tag == "svg"]
     assert len(labels) == 3
     assert (
         labels[2]
@@ -125,7 +125,7 @@ def test_curves_tell_their_ends_to_a_screen_reader(write_folder: WriteFolder) ->
 
 
 def test_configuration_plan_policy_and_versions_are_shown(write_folder: WriteFolder) -> None:
-    text = read(write_report(write_folder())).text.replace("_ ", "_")
+    text = read(draw(write_folder())).text.replace("_ ", "_")
     for shown in ("server_momentum", "noise_multiplier 8.5", "limits.max_dimension 650", "torch 2.13.0"):
         assert shown in text
     assert text.count("summed gaussian 8.500000") == 30
@@ -135,44 +135,42 @@ def test_configuration_plan_policy_and_versions_are_shown(write_folder: WriteFol
 def test_html_in_names_is_inert(write_folder: WriteFolder) -> None:
     evil = '<script>alert(1)</script>"><img src=x onerror=alert(2)>'
     classes = [evil, *(str(number) for number in range(1, 10))]
-    page = write_report(
-        write_folder(scenario=evil, classes=classes, warnings=[evil], versions={evil: evil}, engine=evil)
-    )
+    page = draw(write_folder(scenario=evil, classes=classes, warnings=[evil], versions={evil: evil}, engine=evil))
     assert not {tag for tag, _ in read(page).tags} & {"script", "img"}
     assert evil in read(page).text
 
 
 def test_not_evaluated_is_said_in_words(write_folder: WriteFolder) -> None:
     folder = write_folder(accuracy=None, loss=None, confusion=None, per_class=None, metrics=[], test_records=None)
-    text = read(write_report(folder)).text
+    text = read(draw(folder)).text
     assert "Accuracy not evaluated" in text
     assert "Confusion matrix" not in text
 
 
 def test_not_private_is_said_in_large_letters(write_folder: WriteFolder) -> None:
-    page = write_report(write_folder(mode="none", private=False, guarantees=[], noise="none"))
+    page = draw(write_folder(mode="none", private=False, guarantees=[], noise="none"))
     assert "<strong>NOT PRIVATE</strong>" in page.read_text(encoding="utf-8")
     assert "Epsilon none not private" in read(page).text
 
 
 def test_private_run_does_not_say_not_private(write_folder: WriteFolder) -> None:
-    assert "NOT PRIVATE" not in read(write_report(write_folder())).text
+    assert "NOT PRIVATE" not in read(draw(write_folder())).text
 
 
 def test_weak_guarantee_is_called_weak(
     write_folder: WriteFolder, summary_fields: dict[str, list[dict[str, object]]]
 ) -> None:
     weak = {**summary_fields["guarantees"][0], "epsilon": 10.5}
-    text = read(write_report(write_folder(guarantees=[weak]))).text
+    text = read(draw(write_folder(guarantees=[weak]))).text
     assert "10.5 Record-level · weak" in text
     assert "weak: epsilon is above 10" in text
 
 
 def test_same_folder_gives_the_same_bytes(write_folder: WriteFolder) -> None:
-    first = write_report(write_folder(name="first")).read_bytes()
-    second_page = write_report(write_folder(name="second"))
+    first = draw(write_folder(name="first")).read_bytes()
+    second_page = draw(write_folder(name="second"))
     assert second_page.read_bytes() == first
-    assert write_report(second_page.parent).read_bytes() == first
+    assert draw(second_page.parent).read_bytes() == first
 
 
 def test_loss_that_diverged_is_a_gap_not_a_crash(write_folder: WriteFolder) -> None:
@@ -180,7 +178,7 @@ def test_loss_that_diverged_is_a_gap_not_a_crash(write_folder: WriteFolder) -> N
         {"round": n, "attempt": 0, "asked": 10, "survivors": 10, "loss": v, "accuracy": 0.1, "epsilon": 1, "seconds": 1}
         for n, v in ((1, 2.0), (2, float("nan")), (3, float("inf")))
     ]
-    text = write_report(write_folder(metrics=lines, loss=float("nan"))).read_text(encoding="utf-8")
+    text = draw(write_folder(metrics=lines, loss=float("nan"))).read_text(encoding="utf-8")
     assert "nan" not in text.lower()
     assert "Loss (public held-out data) over rounds: 2 in round 1." in text
 
@@ -188,7 +186,7 @@ def test_loss_that_diverged_is_a_gap_not_a_crash(write_folder: WriteFolder) -> N
 @pytest.mark.parametrize("values", [[1.0], [0.0, 0.0], [0.5, 0.5, 0.5], [1e-9, 1e9], [0.5] * 3000])
 def test_any_run_can_be_drawn(write_folder: WriteFolder, values: list[float]) -> None:
     base = {"attempt": 0, "asked": 10, "survivors": 10, "accuracy": min(1, values[0]), "epsilon": 1, "seconds": 1}
-    page = write_report(write_folder(metrics=[{**base, "round": n, "loss": v} for n, v in enumerate(values, 1)]))
+    page = draw(write_folder(metrics=[{**base, "round": n, "loss": v} for n, v in enumerate(values, 1)]))
     assert sum(tag == "svg" for tag, _ in read(page).tags) == 3
 
 
@@ -197,12 +195,12 @@ def test_missing_file_is_one_sentence_that_names_it(write_folder: WriteFolder, n
     folder = write_folder()
     (folder / name).unlink()
     with pytest.raises(ConfigError, match=f"{name} is missing; expected the folder of a run"):
-        write_report(folder)
+        draw(folder)
 
 
 def test_missing_folder_is_one_sentence(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="no such run folder"):
-        write_report(tmp_path / "nowhere")
+        draw(tmp_path / "nowhere")
 
 
 @pytest.mark.parametrize(
@@ -221,7 +219,7 @@ def test_broken_file_is_one_sentence(write_folder: WriteFolder, name: str, body:
     folder = write_folder()
     (folder / name).write_text(body)
     with pytest.raises(ConfigError, match=re.escape(sentence)) as caught:
-        write_report(folder)
+        draw(folder)
     assert "\n" not in str(caught.value)
 
 
@@ -229,12 +227,12 @@ def test_bytes_that_are_not_text_are_one_sentence(write_folder: WriteFolder) -> 
     folder = write_folder()
     (folder / "summary.json").write_bytes(b"\xff\xfe\x00")
     with pytest.raises(ConfigError, match="expected UTF-8 text"):
-        write_report(folder)
+        draw(folder)
 
 
 def test_private_run_without_a_guarantee_is_refused(write_folder: WriteFolder) -> None:
     with pytest.raises(ConfigError, match="contradicts itself; expected guarantees in certificate"):
-        write_report(write_folder(guarantees=[]))
+        draw(write_folder(guarantees=[]))
 
 
 def test_guarantee_of_another_relation_is_refused(
@@ -242,19 +240,19 @@ def test_guarantee_of_another_relation_is_refused(
 ) -> None:
     other = {**summary_fields["guarantees"][0], "neighboring_relation": "REPLACE_ONE"}
     with pytest.raises(ConfigError, match="the unit's own relation"):
-        write_report(write_folder(guarantees=[other]))
+        draw(write_folder(guarantees=[other]))
 
 
 def test_matrix_that_does_not_fit_the_classes_is_refused(write_folder: WriteFolder) -> None:
     with pytest.raises(ConfigError, match="square confusion matrix"):
-        write_report(write_folder(confusion=[[1, 2]]))
+        draw(write_folder(confusion=[[1, 2]]))
 
 
 def test_refused_folder_keeps_its_old_page_and_no_scraps(write_folder: WriteFolder) -> None:
     folder = write_folder()
-    before = write_report(folder).read_bytes()
+    before = draw(folder).read_bytes()
     (folder / "summary.json").write_text(json.dumps({}))
     with pytest.raises(ConfigError):
-        write_report(folder)
+        draw(folder)
     assert (folder / "report.html").read_bytes() == before
     assert sorted(path.name for path in folder.iterdir() if path.name.startswith(".")) == []

@@ -6,12 +6,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from run_by_hand import certificate_content
+from run_by_hand import certificate_content, draw
 
 from fedlearn.certificate.form import encode, parse
 from fedlearn.crypto.signatures import SigningKey
 from fedlearn.errors import ConfigError
-from fedlearn.report import write_report
 from fedlearn.report.certified import Certified
 from fedlearn.report.disclosures import disclosures
 from fedlearn.report.registry import registry_entries
@@ -70,7 +69,7 @@ def test_secret_cohorts_are_not_counted(summary_fields: dict[str, Any]) -> None:
 
 
 def test_a_registry_entry_stands_beside_the_page(write_folder: WriteFolder) -> None:
-    folder = write_report(write_folder(masking=True)).parent
+    folder = draw(write_folder(masking=True)).parent
     (entry,) = json.loads((folder / "registry.json").read_text())["deployments"]
     deployment = entry["deployment"]
     assert deployment["privacy_loss"]["privacy_parameters"] == {"epsilon": 2.926459, "delta": 1e-05}
@@ -89,10 +88,10 @@ def test_a_certificate_that_was_changed_draws_no_page(write_folder: WriteFolder)
     body = (folder / "certificate.json").read_bytes()
     (folder / "certificate.json").write_bytes(body.replace(b'"epsilon":"2.926459"', b'"epsilon":"0.926459"'))
     with pytest.raises(ConfigError, match="signature does not hold"):
-        write_report(folder)
+        draw(folder)
     (folder / "certificate.json").write_bytes(body + b"\n")
     with pytest.raises(ConfigError, match="not canonical JSON"):
-        write_report(folder)
+        draw(folder)
     assert not (folder / "report.html").exists()
     assert not (folder / "registry.json").exists()
 
@@ -102,6 +101,6 @@ def test_the_page_shows_who_signed_and_who_attested(write_folder: WriteFolder, s
     content = certificate_content({**summary_fields, "engine": "deployed"})
     body = encode(content, SigningKey(bytes(range(32))))
     (folder / "certificate.json").write_bytes(body)
-    page = write_report(folder).read_text(encoding="utf-8")
+    page = draw(folder).read_text(encoding="utf-8")
     for shown in (SigningKey(bytes(range(32))).public.hex(), "ff" * 16, "0 members not confirmed", "fedlearn verify"):
         assert shown in page
