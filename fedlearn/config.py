@@ -81,6 +81,8 @@ def _reduced_probability(value: object) -> str:
 
 
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+# Squares of entries below 4e-23 are zero in float32: beside a bound as small, a long gradient would seem to be short.
+GradientBound = Annotated[float, Field(ge=1e-12, allow_inf_nan=False)]
 Probability = Annotated[str, BeforeValidator(_reduced_probability)]
 Count = Annotated[int, Field(ge=1, lt=2**31)]
 Compile = Literal[True, False, "auto"]
@@ -160,7 +162,7 @@ class PrivacySection(_Section):
     mode: str
     target_epsilon: Positive | None = None
     delta: Annotated[float, Field(gt=0, lt=1)] | None = None
-    max_grad_norm: Positive | None = None
+    max_grad_norm: GradientBound | None = None
     clipping_norm: Positive
     sampling_probability: Probability | None = None
     planned_records: Count | None = None

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from fedlearn.data.dataset import Dataset
+from fedlearn.errors import ConfigError
 from fedlearn.models import build_model
 from fedlearn.privacy.clipping import Vector
 from fedlearn.training import alone
@@ -195,6 +196,21 @@ def test_records_that_overflow_at_other_places_alone_are_lost_by_nobody_elses(sh
         records = made_up(64, (width,), classes, generator)
         parts = sum(sum_of(records.take(np.array([row]))) for row in range(len(records)))
         assert np.linalg.norm(sum_of(records) - parts) <= 1e-9 * C
+
+
+def test_a_gradient_without_squares_in_float32_is_within_the_least_bound_that_a_run_may_have(load_digits) -> None:
+    """Entries of 1e-26, whose squares are zero there, were 15,000 times as long as a bound of 1e-30."""
+    model = nn.Sequential(nn.Conv2d(1, 2, 2), nn.Tanh(), nn.Flatten(), nn.Linear(8, 2))
+    parts = {name: np.zeros(shape) for name, shape in zip(layout_of(model).names, layout_of(model).shapes, strict=True)}
+    parts["3.weight"][1], parts["0.weight"][:] = 1e6, 1e-6
+    record = Dataset(np.full((1, 1, 3, 3), 1e-3, np.float32), np.zeros(1, np.int64), ("a", "b"))
+    least = 1e-12
+    with pytest.raises(ConfigError, match=r"privacy\.max_grad_norm.*at least 1e-12"):
+        load_digits("privacy.max_grad_norm=9e-13")
+    for bias in range(-100, 1, 3):
+        parts["3.bias"][1] = bias
+        weights = np.concatenate([part.ravel() for part in parts.values()])
+        assert np.linalg.norm(AloneSums(model, "cpu")(weights, record, least)) <= least * (1 + 1e-6)
 
 
 def test_a_records_place_is_a_function_of_its_content() -> None:
