@@ -133,15 +133,15 @@ def _neighbors(name: str, rows: Values, *, failure: float, pairs: bool = False) 
     from scipy.stats import norm
 
     each = failure / 2 if pairs else failure
-    tails = [(float(2 * norm.sf(abs(score))), lag, score) for lag, score in _scores(rows)]
-    tail, lag, score = min(tails)
-    passed = tail * len(tails) >= each
+    scores = list(_scores(rows))
+    lag, score = max(scores, key=lambda one: abs(one[1]))
+    passed = 2 * float(norm.sf(abs(score))) * len(scores) >= each
     found = f"at a distance of {lag} noise goes the same way by {score:.1f} standard deviations"
     if pairs and len(rows) <= _MOST_SQUARED:
         both = _alike(name, rows, failure=each)
         if not both.passed:
             return Check(name, False, both.found, failure)
-    return Check(name, bool(passed), found, failure)
+    return Check(name, passed, found, failure)
 
 
 def _scores(rows: Values) -> Iterator[tuple[int, float]]:

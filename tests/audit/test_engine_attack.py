@@ -115,6 +115,19 @@ def test_a_sum_without_noise_is_found(attack, monkeypatch):
 
 
 @pytest.mark.slow
+def test_a_server_without_noise_is_found(attack, monkeypatch):
+    honest = Mechanism.central_noise
+    monkeypatch.setattr(Mechanism, "central_noise", lambda self, *given: np.zeros_like(honest(self, *given)))
+    assert failed(attack("privacy.mode=client-central"), "noise")
+
+
+@pytest.mark.slow
+def test_steps_without_noise_are_found(attack, monkeypatch):
+    monkeypatch.setattr(simulated, "box_muller", lambda std, dimension, entropy: np.zeros(dimension, dtype=np.int64))
+    assert failed(attack("privacy.mode=record-local"), "noise")
+
+
+@pytest.mark.slow
 def test_shares_that_are_missing_are_found(attack, monkeypatch):
     honest = Mechanism.noise_of_sum
     monkeypatch.setattr(
