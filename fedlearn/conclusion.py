@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from fedlearn.agent.simulated import SIMULATED_COORDINATOR
+from fedlearn.agent.tally import LocalWork
 from fedlearn.attesting import attestations_in
 from fedlearn.certificate.attestation import Attestation, unprotected
 from fedlearn.certificate.build import Evidence, certify
@@ -58,6 +59,7 @@ class RunResult:
     unusable_rows: tuple[
         str, ...
     ] = ()  # file, row and why; the records are on this machine, so whoever runs it may know
+    local_work: LocalWork | None = None  # of a simulation
 
     @property
     def private(self) -> bool:
@@ -76,6 +78,7 @@ class RunResult:
             "seconds_per_round": self.seconds_per_round,
             "run_dir": str(self.run_dir),
             "unusable_rows": len(self.unusable_rows),
+            "local_work_failed": self.local_work.failed if self.local_work else None,
         }
 
 
@@ -86,8 +89,9 @@ def conclude(folder: RunFolder, data: RunData, *, engine: str, noise: str, key: 
     certificate.
 
     Raises:
-        RunFailedError: it is not finished.
+        RunFailedError: it is not finished, or in a simulation nobody could train.
     """
+    LocalWork.of(folder).refuse_if_all_failed(ended=True)
     stored = folder.load_checkpoint()
     if stored is None or stored[0].round < data.config.run.rounds:
         raise RunFailedError(f"the run in {folder.path} did not finish; go on with --resume {folder.path}")
@@ -121,12 +125,13 @@ def conclude(folder: RunFolder, data: RunData, *, engine: str, noise: str, key: 
         guarantees=guarantees,
         masking=summary["masking"],
         noise=summary["noise"],
+        local_work=None if engine == DEPLOYED else LocalWork.of(folder),
     )
 
 
 def _summary(folder: RunFolder, data: RunData, progress: Progress, scores: Scores | None) -> dict[str, Any]:
     config, planned = data.config, data.plan
-    rounds = folder.lines("metrics.jsonl")
+    rounds, local_work = folder.lines("metrics.jsonl"), LocalWork.of(folder)
     scored = asdict(scores) if scores else {"accuracy": None, "loss": None, "confusion": None, "per_class": None}
     if scored["loss"] is not None and not math.isfinite(scored["loss"]):
         scored["loss"] = None  # weights are finite, what they give on some record is not
@@ -146,7 +151,8 @@ def _summary(folder: RunFolder, data: RunData, progress: Progress, scores: Score
         "attempts": progress.attempts_asked,
         "run_dir": str(folder.path),
         "plan": planned.as_dict(),
-        "warnings": list(planned.warnings),
+        "local_work": asdict(local_work),
+        "warnings": [*planned.warnings, *filter(None, [local_work.sentence])],
         "versions": {name: version(name) for name in ("fedlearn", "torch", "flwr", "opacus", "dp-accounting", "numpy")},
     }
 

@@ -8,12 +8,12 @@ __all__ = ["quiet"]
 
 
 @contextmanager
-def quiet(logger_name: str) -> Iterator[None]:
-    """Let a library's logger speak of errors alone, and give it its level back."""
+def quiet(logger_name: str, level: int = logging.ERROR) -> Iterator[None]:
+    """Let a logger speak of errors alone, or of what `level` says, and give it its own level back."""
     logger = logging.getLogger(logger_name)
-    level = logger.level
-    logger.setLevel(logging.ERROR)
+    before = logger.level
+    logger.setLevel(level)
     try:
         yield
     finally:
-        logger.setLevel(level)
+        logger.setLevel(before)

@@ -2,13 +2,15 @@
 
 import logging
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
 from fedlearn.agent.processes import worker_count
 from fedlearn.agent.ray_tasks import check_ray_address
 from fedlearn.agent.simulated import SimulatedData, coordinator_key, load_simulated_data
+from fedlearn.agent.tally import LocalWork
 from fedlearn.checkpoint import RunFolder, fresh_folder, load_run
 from fedlearn.conclusion import RunResult, conclude
 from fedlearn.config import RunConfig
@@ -19,6 +21,7 @@ from fedlearn.flower.ray_engine import check_ray, run_on_ray
 from fedlearn.flower.strategies import check_options
 from fedlearn.privacy.calibration import Plan
 from fedlearn.privacy.mechanisms import MECHANISMS
+from fedlearn.quiet import quiet
 from fedlearn.rounds import OnRound, RoundResult
 from fedlearn.training.device import pick_device
 
@@ -57,7 +60,7 @@ def simulate(
 
     Raises:
         ConfigError: what the configuration asks for cannot work, or `output` is not empty.
-        RunFailedError: too few clients took part; the folder is intact and can be resumed.
+        RunFailedError: too few clients took part, or none could train; the folder is intact and can be resumed.
     """
     data = load_simulated_data(config, progress)
     _check_before_writing(data)
@@ -119,10 +122,23 @@ def _run(folder: RunFolder, data: SimulatedData, on_round: OnRound | None) -> Ru
     engine, masking = data.config.runtime.engine, data.config.secure_aggregation.masking
     summed = engine == "in-process" and not masking
     noise = MECHANISMS[data.config.privacy.mode].noise_in_simulation(summed=summed)
-    with folder.locked() as held:
-        _ENGINES[engine](held, data, on_round)
-        result = conclude(held, data, engine=engine, noise=noise, key=coordinator_key(held.path))
-        return replace(result, unusable_rows=tuple(f"{place}, {why}" for place, why in data.unusable.items()))
+    with folder.locked() as held, _failures_told_once():
+
+        def after_round(result: RoundResult) -> None:
+            LocalWork.of(held).refuse_if_all_failed(ended=False)
+            if on_round:
+                on_round(result)
+
+        _ENGINES[engine](held, data, after_round)
+        ended = conclude(held, data, engine=engine, noise=noise, key=coordinator_key(held.path))
+        return replace(ended, unusable_rows=tuple(f"{place}, {why}" for place, why in data.unusable.items()))
+
+
+@contextmanager
+def _failures_told_once() -> Iterator[None]:
+    """Local work that fails is counted here; a traceback for each client and round would say no more."""
+    with quiet("fedlearn.contribution", logging.CRITICAL), quiet("fedlearn.training.local", logging.CRITICAL):
+        yield
 
 
 _Engine = Callable[[RunFolder, SimulatedData, OnRound | None], None]

@@ -3,11 +3,14 @@
 import json
 
 import pytest
+import torch
+from torch import nn
 
 import fedlearn
 from fedlearn.checkpoint import RunFolder
 from fedlearn.config import RunConfig
 from fedlearn.errors import ConfigError, RunFailedError
+from fedlearn.simulation import resume
 
 
 @pytest.mark.parametrize("masking", ["true", "false"])
@@ -59,3 +62,67 @@ def test_a_run_over_no_records_is_one_sentence(tmp_path):
     with pytest.raises(ConfigError, match="no record"):
         fedlearn.simulate(config, output=tmp_path / "run")
     assert not (tmp_path / "run").exists()
+
+
+class Picky(nn.Module):
+    """Raises on the records of clients; a model is checked with other ones."""
+
+    def __init__(self, share):
+        super().__init__()
+        self.layer, self.share = nn.Linear(64, 10), share
+
+    def forward(self, inputs):
+        rows = inputs.flatten(1)
+        grid = (rows + 0.3) * 16  # digits are whole numbers from 0 to 16
+        real = bool(torch.isclose(grid, torch.round(grid), atol=1e-3).all())
+        if real and self.training and float(grid.sum() % 64) <= self.share * 64:
+            raise ValueError("not these records")
+        return self.layer(rows)
+
+
+def picky(*, input_shape, classes, share=1.0):
+    return Picky(share)
+
+
+PER_MODE = {
+    "none": ["training.local_steps=1", "training.batch_size=4"],
+    "record-distributed": [],
+    "record-local": ["training.local_steps=1", "privacy.target_epsilon=8"],
+}
+
+
+def _picky(mode, *settings):
+    named = [f"model.name={__name__}:picky", f"privacy.mode={mode}", "run.rounds=2"]
+    return RunConfig.load("digits", [*named, *PER_MODE[mode], *settings])
+
+
+@pytest.mark.parametrize("mode", PER_MODE)
+def test_a_run_in_which_no_client_could_train_ends_with_the_reason(mode, tmp_path):
+    config = _picky(mode, f"secure_aggregation.masking={'true' if mode == 'record-distributed' else 'false'}")
+    with pytest.raises(RunFailedError, match="no client could train: local work failed 20 of 20 times") as failed:
+        fedlearn.simulate(config, output=tmp_path / "run")
+    assert failed.value.exit_code == 4
+    assert "ValueError: not these records (test_nothing_learned.py" in str(failed.value) or mode != "none"
+    for name in ("certificate.json", "summary.json", "model.safetensors"):
+        assert not (tmp_path / "run" / name).exists()
+    with pytest.raises(RunFailedError, match="no client could train"):
+        resume(tmp_path / "run")
+
+
+@pytest.mark.parametrize(("masking", "workers"), [("true", 2), ("false", 2), ("false", 1)])
+def test_failures_of_some_clients_are_counted_and_said(masking, workers, tmp_path, capfd):
+    settings = [f"secure_aggregation.masking={masking}", f"runtime.workers={workers}", "model.options.share=0.3"]
+    result = fedlearn.simulate(_picky("none", *settings), output=tmp_path / "run")
+    assert result.local_work.clients == 20
+    assert 0 < result.local_work.failed < 20
+    said = f"Local work failed {result.local_work.failed} of 20 times"
+    summary = json.loads((tmp_path / "run" / "summary.json").read_text())
+    assert summary["local_work"]["failed"] == result.local_work.failed
+    assert said in (tmp_path / "run" / "report.html").read_text()
+    assert "Traceback" not in capfd.readouterr().err
+
+
+def test_a_run_without_failures_says_nothing_of_them(tmp_path):
+    config = RunConfig.load("digits", ["run.rounds=1", "secure_aggregation.masking=false"])
+    result = fedlearn.simulate(config, output=tmp_path / "run")
+    assert (result.local_work.clients, result.local_work.failed, result.local_work.sentence) == (10, 0, None)

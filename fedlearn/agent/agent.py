@@ -31,7 +31,7 @@ from fedlearn.positions import Positions
 from fedlearn.privacy.clipping import Vector
 from fedlearn.privacy.discrete_gaussian import discrete_gaussian
 from fedlearn.privacy.quantization import Lanes
-from fedlearn.training.local import StepNoise
+from fedlearn.training.local import OnFailure, StepNoise
 
 __all__ = ["Agent", "Holder", "Premises", "handle_many"]
 
@@ -58,6 +58,7 @@ class Premises:
     contributed: Contributed = contributed  # a simulation may have it done by several processes
     compiled: Compile = False  # only a simulation trains long enough
     alone: bool = True  # gradients of a record are the same bits whoever else is there; a simulation protects nobody
+    on_failure: OnFailure = lambda _: None  # a simulation counts local work that failed; a holder has its log
     step_noise: StepNoise = discrete_gaussian  # a simulation may have a faster one (docs/privacy-model.md)
     # Coins and noise on one stream, keys and shares on another: masked or not, the same noise is drawn in a test.
     entropy: Entropy = field(default_factory=lambda: stream_entropy(os.urandom), repr=False)
@@ -111,6 +112,7 @@ class Premises:
             step_noise=self.step_noise,
             compiled=self.compiled,
             alone=self.alone,
+            on_failure=self.on_failure,
         )
         self.policy.check(config, agreement.plan)
         return agreement

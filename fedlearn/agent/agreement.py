@@ -15,7 +15,7 @@ from fedlearn.layout import Layout
 from fedlearn.privacy.calibration import Plan, plan
 from fedlearn.privacy.discrete_gaussian import discrete_gaussian
 from fedlearn.privacy.mechanisms import MECHANISMS, Mechanism
-from fedlearn.training.local import StepNoise
+from fedlearn.training.local import OnFailure, StepNoise
 from fedlearn.vector import layout_of
 
 __all__ = ["Agreement", "agree", "plan_for"]
@@ -84,11 +84,12 @@ def agree(
     step_noise: StepNoise = discrete_gaussian,
     compiled: Compile = False,
     alone: bool = True,
+    on_failure: OnFailure = lambda _: None,
 ) -> Agreement:
     """Derive the plan and the local work; `model` stays warm and is written in place from round to round.
 
-    `step_noise` is exact; a simulation alone may put a faster one in its place (docs/privacy-model.md).
-    `alone` is as in `work_for`; only a simulation says False.
+    `step_noise` is exact; a simulation alone may put a faster one in its place (docs/privacy-model.md). `alone` and
+    `on_failure` are as in `work_for`; only a simulation says False, and counts failures.
 
     Raises:
         ConfigError: the plan is refused.
@@ -106,5 +107,6 @@ def agree(
         step_noise=step_noise,
         compiled=compiled,
         alone=alone,
+        on_failure=on_failure,
     )
     return Agreement(config, derived, mechanism, layout, work, stacked, block)

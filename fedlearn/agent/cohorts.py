@@ -17,6 +17,7 @@ from fedlearn.agent.crew import Crew, OneProcess, SeededEntropy, chunks_of
 from fedlearn.agent.processes import SummingProcesses, worker_count
 from fedlearn.agent.ray_tasks import RayTasks
 from fedlearn.agent.simulated import Holdings, SimulatedData, premises_of
+from fedlearn.agent.tally import Tally
 from fedlearn.attempts import AttemptFailedError, Summed
 from fedlearn.crypto.keystream import Entropy, stream_entropy
 from fedlearn.errors import FedlearnError, ProtocolError, RunFailedError
@@ -45,7 +46,8 @@ class SimulatedCohorts:
     def __init__(self, data: SimulatedData, folder: Path, *, entropy: Entropy | None = None) -> None:
         """`entropy`, for noise and coins, is the operating system's unless a test brings its own."""
         self._entropy, self._coins = entropy or stream_entropy(os.urandom), SeededEntropy()
-        self._premises = premises_of(data, folder, entropy=self._coins)
+        self._tally, self._folder = Tally(), folder
+        self._premises = premises_of(data, folder, entropy=self._coins, on_failure=self._tally.add)
         self._workers = worker_count(data.config.runtime.workers, self._premises.device)
         self._data, self._holdings = data, Holdings(data)
         self._crew: Crew | None = None
@@ -121,6 +123,7 @@ class SimulatedCohorts:
         """Chunks come with the seeds of their coins; the noise of the sum is drawn here, once, when all are there."""
         chunks = chunks_of(members, round_number, block=agreement.block, entropy=self._entropy)
         total = self._working(agreement).clean_sum(read_model(model, agreement.layout), list(chunks))
+        self._tally.note(self._folder, round_number=round_number, clients=len(members))
         total += agreement.mechanism.noise_of_sum(agreement.plan, len(members), self._entropy)
         return total
 
@@ -130,7 +133,7 @@ class SimulatedCohorts:
             address = self._data.config.runtime.ray_address
             work = ChunkWork(agreement, self._holdings, self._coins)
             if address is not None:
-                self._crew = RayTasks(address, self._data)
+                self._crew = RayTasks(address, self._data, self._tally)
             elif self._workers > 1:
                 self._crew = SummingProcesses.of(self._workers, agreement.plan.dimension, work)
             else:

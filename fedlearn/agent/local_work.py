@@ -17,7 +17,7 @@ from fedlearn.privacy.calibration import Plan
 from fedlearn.privacy.clipping import Vector
 from fedlearn.privacy.mechanisms import MECHANISMS, Mechanism
 from fedlearn.training.alone import AloneSums
-from fedlearn.training.local import StepNoise, record_sum, train_privately, train_update
+from fedlearn.training.local import OnFailure, StepNoise, record_sum, train_privately, train_update
 from fedlearn.training.record_sums import has_closed_form
 from fedlearn.training.stacked.check import checked_trainer
 from fedlearn.training.stacked.compiled import CompiledModel, worth_compiling
@@ -40,6 +40,7 @@ class Work:
     entropy: Entropy = field(repr=False)
     step_noise: StepNoise
     compiled: Compile
+    on_failure: OnFailure  # told of each client whose work failed, which then counts as zeros
     alone: AloneSums | None  # what computes gradients of a deployed holder, whom nobody may be trusted around
     _trainers: dict[tuple[int, ...], StackedTrainer | None] = field(default_factory=dict, repr=False)
 
@@ -75,14 +76,20 @@ class Work:
 
     def private_steps(self, weights: Vector, client: Contributor) -> Vector:
         """Steps of DP-SGD (mode record-local)."""
-        return train_privately(
+        failures: list[Exception] = []
+        settings = self._private_settings()
+        update = train_privately(
             self.model,
             weights,
             _records_or_none(client),
             device=self.device,
             alone=self.alone,
-            **self._private_settings(),
+            on_failure=failures.append,
+            **settings,
         )
+        if len(failures) == settings["local_steps"]:
+            self.on_failure(failures[0])
+        return update
 
     def update(self, weights: Vector, client: Contributor) -> Vector:
         """Steps of plain SGD (client modes, and `none`)."""
@@ -208,15 +215,17 @@ def work_for(
     step_noise: StepNoise,
     compiled: Compile = False,
     alone: bool = True,
+    on_failure: OnFailure = lambda _: None,
 ) -> tuple[LocalWork, StackedWork | None, int]:
     """The work of the mode for one client, and for many at once where every layer of `model` has a stacked kernel.
 
     The number is that of clients who are trained together. Record sums of one linear layer stay with their closed form,
     which is faster still. `alone`: no record's presence may change a bit of what another one adds, as a deployed holder
-    needs it; a simulation protects nobody, and computes records side by side.
+    needs it; a simulation protects nobody, and computes records side by side. `on_failure` is told of each client whose
+    work failed.
     """
     sums = AloneSums(model, device) if alone and mechanism.samples_records else None
-    work = Work(config, plan, model, device, entropy, step_noise, compiled, sums)
+    work = Work(config, plan, model, device, entropy, step_noise, compiled, on_failure, sums)
     one: dict[str, LocalWork] = {
         "record-sum": work.record_sums,
         "private-steps": work.private_steps,
@@ -226,7 +235,21 @@ def work_for(
     if not has_closed_form(model):
         many["record-sum"] = work.stacked_record_sums
     stackable = sums is None and stack(model) is not None
-    return one[mechanism.local_work], many.get(mechanism.local_work) if stackable else None, work.block
+    alone_one, together = _watched(one[mechanism.local_work], on_failure), many.get(mechanism.local_work)
+    return alone_one, together if stackable else None, work.block
+
+
+def _watched(work: LocalWork, on_failure: OnFailure) -> LocalWork:
+    """`work`, whose exceptions are told before they are raised."""
+
+    def watched(weights: Vector, client: Contributor) -> Vector:
+        try:
+            return work(weights, client)
+        except Exception as error:
+            on_failure(error)
+            raise
+
+    return watched
 
 
 def _records_or_none(client: Contributor) -> Dataset | None:

@@ -21,6 +21,7 @@ from fedlearn.agent.agreement import agree
 from fedlearn.agent.chunk_work import ChunkWork
 from fedlearn.agent.crew import Chunk, SeededEntropy
 from fedlearn.agent.simulated import Holdings, SimulatedData, partition_of
+from fedlearn.agent.tally import Tally
 from fedlearn.config import RunConfig
 from fedlearn.data.dataset import Dataset
 from fedlearn.errors import ConfigError, RunFailedError
@@ -60,11 +61,11 @@ def check_ray_address(address: str) -> None:
 class RayTasks:
     """The tasks of one run on the cluster at `address`; as `crew.Crew`."""
 
-    def __init__(self, address: str, data: SimulatedData) -> None:
+    def __init__(self, address: str, data: SimulatedData, tally: Tally) -> None:
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
         import ray  # seconds of import that only this crew pays
 
-        self._ray = ray
+        self._ray, self._tally = ray, tally
         try:
             ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
         except (ConnectionError, ValueError, RuntimeError) as error:
@@ -83,7 +84,10 @@ class RayTasks:
             while waiting:
                 done, waiting = self._ray.wait(waiting)
                 for one in done:
-                    total += self._ray.get(one)
+                    part, reasons = self._ray.get(one)
+                    total += part
+                    for reason in reasons:
+                        self._tally.add_reason(reason)
         except self._ray.exceptions.RayError as error:
             reason = str(error).strip().splitlines()[-1:]
             raise RunFailedError(f"a chunk of clients failed on the Ray cluster: {' '.join(reason)}") from None
@@ -110,19 +114,23 @@ def _told_of(data: SimulatedData) -> dict[str, Any]:
     }
 
 
-def _sum_of_chunk(told: Mapping[str, Any], weights: Vector, chunk: bytes) -> IntVector:
-    """A task: the first one of a run in a process of a node derives what the configuration means there."""
+def _sum_of_chunk(told: Mapping[str, Any], weights: Vector, chunk: bytes) -> tuple[IntVector, list[str]]:
+    """A task: the first one of a run in a process of a node derives what the configuration means there.
+
+    Gives the sum, and why local work failed, a reason for each client that it failed for.
+    """
     run = told["run"]
     if run not in _work_of_run:
         _work_of_run.clear()
         _work_of_run[run] = _work(told)
-    return _work_of_run[run](weights, Chunk.from_bytes(chunk))
+    work, tally = _work_of_run[run]
+    return work(weights, Chunk.from_bytes(chunk)), tally.take()
 
 
-_work_of_run: dict[str, ChunkWork] = {}  # of the one run that this process of a node works for
+_work_of_run: dict[str, tuple[ChunkWork, Tally]] = {}  # of the one run that this process of a node works for
 
 
-def _work(told: Mapping[str, Any]) -> ChunkWork:
+def _work(told: Mapping[str, Any]) -> tuple[ChunkWork, Tally]:
     if told["version"] != version("fedlearn"):
         raise ConfigError(f"this node has fedlearn {version('fedlearn')}; the run is of {told['version']}")
     config = RunConfig.from_values(tomllib.loads(told["config"]), place="the run")
@@ -131,7 +139,7 @@ def _work(told: Mapping[str, Any]) -> ChunkWork:
     train = Dataset(told["features"], told["labels"], told["classes"], told["clients"], told["client_names"])
     population = told["population_size"]
     data = SimulatedData(config, train, None, population, partition_of(config, train, population))
-    coins = SeededEntropy()
+    coins, tally = SeededEntropy(), Tally()
     agreement = agree(
         config,
         data.build_model(config),
@@ -141,5 +149,6 @@ def _work(told: Mapping[str, Any]) -> ChunkWork:
         step_noise=box_muller,
         compiled=config.runtime.compile,
         alone=False,
+        on_failure=tally.add,
     )
-    return ChunkWork(agreement, Holdings(data), coins)
+    return ChunkWork(agreement, Holdings(data), coins), tally

@@ -10,14 +10,17 @@ from pathlib import Path
 from torch import nn
 
 from fedlearn.agent.agent import Agent, Holder, Premises, handle_many
-from fedlearn.agent.agreement import plan_for
+from fedlearn.agent.agreement import Agreement, plan_for
 from fedlearn.agent.crew import SeededEntropy
 from fedlearn.agent.masked_agent import MaskedAgent, handle_many_masked
 from fedlearn.agent.processes import worker_count
 from fedlearn.agent.row_crew import RowCrew
 from fedlearn.agent.source import data_options, start_model
+from fedlearn.agent.tally import Tally
+from fedlearn.agent.turns import Contributed
 from fedlearn.checkpoint import ROSTER_FILE, RunFolder
 from fedlearn.config import RunConfig
+from fedlearn.contribution import Contributor
 from fedlearn.crypto.keystream import Entropy, stream_entropy
 from fedlearn.crypto.signatures import SigningKey
 from fedlearn.data import load_dataset
@@ -30,9 +33,12 @@ from fedlearn.models import model_features
 from fedlearn.policy import Policy
 from fedlearn.positions import Positions
 from fedlearn.privacy.calibration import Plan
+from fedlearn.privacy.clipping import Vector
+from fedlearn.privacy.quantization import Lanes
 from fedlearn.roster import Roster, RosterEntry
 from fedlearn.secagg.stages import Member
 from fedlearn.training.device import pick_device
+from fedlearn.training.local import OnFailure
 from fedlearn.training.stacked.box_muller import box_muller
 from fedlearn.vector import layout_of
 
@@ -150,11 +156,15 @@ class AgentPool:
         workers = worker_count(data.config.runtime.workers, pick_device(data.config.runtime.device))
         self._crew: RowCrew | None = None
         coins = SeededEntropy()
-        self._premises = premises_of(data, folder, entropy=coins if workers > 1 else entropy)
+        self._tally, self._folder = Tally(), folder
+        self._premises = premises_of(
+            data, folder, entropy=coins if workers > 1 else entropy, on_failure=self._tally.add
+        )
         if workers > 1:
             seeds = entropy or stream_entropy(os.urandom)
             self._crew = RowCrew(workers, self._holdings.records, coins=coins, entropy=seeds)
             self._premises.contributed = self._crew.contributed
+        self._premises.contributed = self._noting(self._premises.contributed)
         masking = data.config.secure_aggregation.masking
         identities = _identities(folder, data.population_size) if masking else None
         self._roster = RunFolder(folder).roster() if masking else None
@@ -200,6 +210,17 @@ class AgentPool:
         if self._roster:
             return handle_many_masked([self._masked_agent(client) for client in requests], stage, bodies)
         return handle_many([self._plain_agent(client) for client in requests], stage, bodies)
+
+    def _noting(self, contributed: Contributed) -> Contributed:
+        """`contributed`, after which the run folder says how often it failed."""
+
+        def noting(agreement: Agreement, weights: Vector, clients: Sequence[Contributor], entropy: Entropy) -> Lanes:
+            lanes = contributed(agreement, weights, clients, entropy)
+            _, round_number, _ = clients[0].batch_seed
+            self._tally.note(self._folder, round_number=round_number, clients=len(clients))
+            return lanes
+
+        return noting
 
     def _plain_agent(self, client: int) -> Agent:
         if client not in self._plain:
@@ -266,7 +287,7 @@ class Holdings:
         return taken
 
 
-def premises_of(data: SimulatedData, folder: Path, *, entropy: Entropy | None) -> Premises:
+def premises_of(data: SimulatedData, folder: Path, *, entropy: Entropy | None, on_failure: OnFailure) -> Premises:
     """What all holders of a simulation share; `entropy`, for noise and coins, is a test's own or else the system's."""
     config = data.config
     return Premises(
@@ -278,6 +299,7 @@ def premises_of(data: SimulatedData, folder: Path, *, entropy: Entropy | None) -
         device=pick_device(config.runtime.device),
         compiled=config.runtime.compile,
         alone=False,
+        on_failure=on_failure,
         step_noise=box_muller,
         entropy=entropy or stream_entropy(os.urandom),
     )

@@ -96,6 +96,8 @@ def _tell(results: list["RunResult"], *, as_json: bool) -> None:
         _say(f"{len(last.unusable_rows)} rows cannot be used and count as absent; the first: {last.unusable_rows[0]}")
     for line in guarantee_lines(last.guarantees, masking=last.masking):
         _say(line)
+    if last.local_work and last.local_work.sentence:
+        _say(last.local_work.sentence)
     _say(f"Run folder: {last.run_dir} (open {last.run_dir / 'report.html'})")
     if as_json:
         typer.echo(json.dumps(told))

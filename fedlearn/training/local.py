@@ -19,7 +19,17 @@ from fedlearn.training.device import in_memory, one_thread
 from fedlearn.training.record_sums import clipped_gradient_sum
 from fedlearn.vector import read_parameters, trained_parameters, write_parameters
 
-__all__ = ["StepNoise", "SumAlone", "batches", "record_sum", "step_units", "train_privately", "train_update"]
+__all__ = [
+    "NoGradientError",
+    "OnFailure",
+    "StepNoise",
+    "SumAlone",
+    "batches",
+    "record_sum",
+    "step_units",
+    "train_privately",
+    "train_update",
+]
 
 _log = logging.getLogger(__name__)
 
@@ -29,7 +39,14 @@ StepNoise = Callable[[int, int, Entropy], IntVector]
 # (weights, records, max_grad_norm) -> (d,): the sum of clipped gradients, each the same bits whoever else is there.
 SumAlone = Callable[[Vector, Dataset, float], Vector]
 
+# Told of an exception that was taken for zeros.
+OnFailure = Callable[[Exception], None]
+
 _STEP_GRID = 1 << 18  # grid points per max_grad_norm in record-local (docs/privacy-model.md)
+
+
+class NoGradientError(Exception):
+    """Records were chosen, and the sum of their gradients is zero in every entry."""
 
 
 def record_sum(
@@ -49,6 +66,9 @@ def record_sum(
     draws no coin. `entropy` is secret and fresh. `alone` computes for `model` what a deployed holder may send.
 
     Guarantees: those of `clipped_gradient_sum`; which records were taken does not leave.
+
+    Raises:
+        NoGradientError: none of the chosen records gives a gradient; what this stands for is zeros.
     """
     with one_thread():
         chosen = poisson_sample(len(records), sampling_probability, entropy)
@@ -70,12 +90,14 @@ def train_privately(
     entropy: Entropy,
     device: str,
     alone: SumAlone | None = None,
+    on_failure: OnFailure = lambda _: None,
 ) -> Vector:
     """Mode record-local: `local_steps` steps of DP-SGD, each with the full noise; the update w_local - w, (d,) float64.
 
     A step truncates the sum of clipped gradients to the grid of 2^-18 * `max_grad_norm`, adds `step_noise` of standard
     deviation `step_noise_std` grid units, and divides by `planned_batch`, a public constant (docs/privacy-model.md).
-    `records` is None where they could not be read: each step is then noise alone. `alone` is as in `record_sum`.
+    `records` is None where they could not be read: each step is then noise alone. `alone` is as in `record_sum`,
+    `on_failure` is told of every step that failed.
 
     Guarantees:
         every step is taken and noised, also without a record in the batch, or in the data set;
@@ -90,9 +112,13 @@ def train_privately(
             clean = np.zeros_like(local)
             if records is not None:
                 chosen = poisson_sample(len(records), sampling_probability, entropy)
-                clean = _sum_or_zeros(
-                    model, local, records, chosen, max_grad_norm=max_grad_norm, device=device, alone=alone
-                )
+                try:
+                    clean = _gradient_sum(
+                        model, local, records, chosen, max_grad_norm=max_grad_norm, device=device, alone=alone
+                    )
+                except Exception as error:  # docs/privacy-model.md: a step without noise would show what failed
+                    _log.exception("the gradients of a step failed; zeros and noise are taken")
+                    on_failure(error)
             local -= step * (truncate(clean, grid) + step_noise(step_noise_std, len(local), entropy))
     return local - weights
 
@@ -177,26 +203,13 @@ def _gradient_sum(
 ) -> Vector:
     batch = records if len(chosen) == len(records) else records.take(chosen)
     if alone is not None:
-        return alone(weights, batch, max_grad_norm)
-    write_parameters(model, weights)
-    return clipped_gradient_sum(model, batch.features, batch.labels, max_grad_norm=max_grad_norm, device=device)
-
-
-def _sum_or_zeros(
-    model: nn.Module,
-    weights: Vector,
-    records: Dataset,
-    chosen: NDArray[np.int64],
-    *,
-    max_grad_norm: float,
-    device: str,
-    alone: SumAlone | None,
-) -> Vector:
-    try:
-        return _gradient_sum(model, weights, records, chosen, max_grad_norm=max_grad_norm, device=device, alone=alone)
-    except Exception:  # docs/privacy-model.md: a step without noise, or none at all, would show what failed
-        _log.exception("the gradients of a step failed; zeros and noise are taken")
-        return np.zeros_like(weights)
+        total = alone(weights, batch, max_grad_norm)
+    else:
+        write_parameters(model, weights)
+        total = clipped_gradient_sum(model, batch.features, batch.labels, max_grad_norm=max_grad_norm, device=device)
+    if len(batch) and not total.any():
+        raise NoGradientError(f"none of {len(batch)} records gives a gradient: the model raises, or gives no number")
+    return total
 
 
 def step_units(*, learning_rate: float, max_grad_norm: float, planned_batch: Fraction) -> tuple[Fraction, float]:
