@@ -60,9 +60,11 @@ def read_whole(path: Path, *, most: int = MOST_BYTES) -> bytes:
         OSError: as `read_bytes`.
     """
     with os.fdopen(os.open(path, os.O_RDONLY | os.O_CLOEXEC | _NO_WAIT), "rb") as opened:
-        if not stat.S_ISREG(os.fstat(opened.fileno()).st_mode):
+        about = os.fstat(opened.fileno())
+        if not stat.S_ISREG(about.st_mode):
             raise OSError(errno.EINVAL, "expected a regular file", str(path))
-        body = opened.read(most + 1)
+        # So many bytes are allocated at once: as the file has, not as it may have.
+        body = opened.read(min(most, max(about.st_size, MOST_BYTES)) + 1)
     if len(body) > most:
         raise OSError(errno.EFBIG, f"it has more than {most} bytes", str(path))
     return body

@@ -18,7 +18,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 from torch import nn
 
-from fedlearn.bounded import read_json, read_tensors
+from fedlearn.bounded import MOST_MODEL_BYTES, read_bytes, read_json, read_tensors
 from fedlearn.canonical import canonical_json, floats_from_text
 from fedlearn.config import DataSection, ModelSection, RunConfig
 from fedlearn.data.dataset import Column, Dataset
@@ -152,7 +152,7 @@ def load_model(path: Path | str) -> TrainedModel:
         expected = "the folder of a finished run" if file.name == MODEL_FILE else "a model's file or a run's folder"
         raise ConfigError(f"{path}: no {file.name}; expected {expected}")
     try:
-        tensors = read_tensors(file.read_bytes(), what=str(file))
+        tensors = read_tensors(read_bytes(file, most=MOST_MODEL_BYTES), what=str(file))
         with safe_open(file, "numpy") as stored:
             about = (stored.metadata() or {}).get(_ENTRY)
     except (SafetensorError, OSError) as error:

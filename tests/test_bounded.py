@@ -1,7 +1,11 @@
 """The one reader of what comes from elsewhere answers hostile bytes with a sentence, within seconds."""
 
 import os
+import subprocess
+import sys
 import time
+from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -10,6 +14,9 @@ from safetensors.numpy import save
 from fedlearn.bounded import read_bytes, read_json, read_number, read_tensors
 from fedlearn.config import RunConfig
 from fedlearn.errors import ConfigError
+from fedlearn.ledger.budget import Budget
+from fedlearn.ledger.rows import members_of
+from fedlearn.privacy.accounting import Event
 from fedlearn.roster import Roster
 from fedlearn.toml import parse_toml
 
@@ -114,3 +121,20 @@ def test_a_pipe_or_a_device_is_not_waited_for(tmp_path):
     (tmp_path / "long").write_bytes(bytes(100))
     with pytest.raises(ConfigError, match=r"more than 99 bytes"):
         read_bytes(tmp_path / "long", most=99)
+
+
+@pytest.mark.parametrize("read", [Event.from_bytes, Budget.from_bytes, members_of], ids=["event", "budget", "members"])
+def test_a_row_of_a_ledger_that_is_nested_too_deep_is_a_sentence(read: Callable[[bytes], object]) -> None:
+    with pytest.raises(ConfigError, match="expected"):
+        read(b"[" * 100_000 + b"]" * 100_000)
+
+
+def test_a_small_file_takes_little_memory_whatever_it_may_have(tmp_path: Path) -> None:
+    (tmp_path / "model").write_bytes(b"x")
+    program = (
+        "import pathlib, resource, sys; from fedlearn.bounded import MOST_MODEL_BYTES, read_bytes;"
+        "resource.setrlimit(resource.RLIMIT_AS, (6 << 30, 6 << 30));"
+        "print(read_bytes(pathlib.Path(sys.argv[1]), most=MOST_MODEL_BYTES))"
+    )
+    ran = subprocess.run([sys.executable, "-c", program, tmp_path / "model"], capture_output=True, check=True)
+    assert ran.stdout == b"b'x'\n"

@@ -1,11 +1,11 @@
 """`audit.json`: what audits found, one object a kind, in the folder of the audited run or in one of its own."""
 
 import hashlib
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from fedlearn.bounded import read_bytes, read_json
 from fedlearn.checkpoint import RunFolder, load_run
 from fedlearn.config import RunConfig
 from fedlearn.errors import ConfigError
@@ -79,11 +79,11 @@ class AuditFolder:
         if not self.file.is_file():
             return {}
         try:
-            values = json.loads(self.file.read_bytes())
+            values = read_json(read_bytes(self.file), what="it")
             if values["format"] != _FORMAT:
                 raise ValueError
             return {audit["kind"]: audit for audit in values["audits"]}
-        except (ValueError, LookupError, TypeError, RecursionError):
+        except (ConfigError, ValueError, LookupError, TypeError):
             raise ConfigError(
                 f"{self.file}: expected audits as `fedlearn audit` writes them; move the file away"
             ) from None

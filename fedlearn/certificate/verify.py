@@ -58,10 +58,14 @@ class Check:
 
 @dataclass(frozen=True, slots=True)
 class Verification:
-    """All checks of one certificate. `signers` are names from the roster; None where no roster was given."""
+    """All checks of one certificate. `signers` are names from the roster; None where no roster was given.
+
+    `missing` are the names of those of a deployment's roster who attest nothing.
+    """
 
     checks: tuple[Check, ...]
     signers: tuple[str, ...] | None
+    missing: tuple[str, ...] = ()
 
     @property
     def passed(self) -> bool:
@@ -73,7 +77,10 @@ class Verification:
         """The last line."""
         if not self.passed:
             return f"REFUSED: {sum(not check.passed for check in self.checks)} of {len(self.checks)} checks fail"
-        return "consistent; signers not identified" if self.signers is None else f"signed by {', '.join(self.signers)}"
+        if self.signers is None:
+            return "consistent; signers not identified"
+        missing = f"; NOT attested by {', '.join(self.missing)}: the planned releases are stated"
+        return f"signed by {', '.join(self.signers)}{missing if self.missing else ''}"
 
     def as_dict(self) -> dict[str, Any]:
         """The object of `fedlearn verify --json`."""
@@ -110,7 +117,7 @@ def verify_certificate(certificate: bytes, model_file: bytes, roster: Roster | N
     if roster is None:
         return Verification(tuple(checks), None)
     check, signers = _identified(content, roster)
-    return Verification((*checks, check), signers)
+    return Verification((*checks, check), signers, _missing(content, roster))
 
 
 class _WrongError(Exception):
@@ -360,6 +367,13 @@ def _signers(content: Mapping[str, Any], roster: Roster) -> Iterator[str]:
         if member is None or member.key != attestation.key:
             raise _WrongError(f"{attestation.client_id.hex()} attests, and is not a member of the roster with that key")
         yield f"{member.name} ({member.fingerprint})"
+
+
+def _missing(content: Mapping[str, Any], roster: Roster) -> tuple[str, ...]:
+    """The members of the roster who attest nothing; none in a simulation, where nobody does."""
+    attesting = {entry["client_id"] for entry in content["ledger"]["attestations"]}
+    deployed = content["kind"] == "deployment"
+    return tuple(m.name for m in roster.members if deployed and m.client_id.hex() not in attesting)
 
 
 def _attestations(content: Mapping[str, Any]) -> Iterator[Attestation]:

@@ -6,6 +6,7 @@ import ssl
 from collections.abc import Callable, Mapping
 from typing import Any, Final
 
+from fedlearn.bounded import read_json
 from fedlearn.crypto.certificates import Certificate
 from fedlearn.deployment.invitation import PIN_BYTES
 from fedlearn.errors import ConfigError, RefusedError, RunFailedError
@@ -72,8 +73,8 @@ class JoinClient:
                 "operator for a new one"
             )
         try:
-            answer = json.loads(body)
-        except ValueError:
+            answer = read_json(body, what="the answer")
+        except ConfigError:
             answer = None
         return answer if isinstance(answer, dict) else {}
 

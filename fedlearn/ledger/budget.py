@@ -1,11 +1,11 @@
 """The lifetime budget of one data set, and what events cost against it."""
 
-import json
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 
+from fedlearn.bounded import read_json
 from fedlearn.canonical import canonical_json
 from fedlearn.errors import ConfigError
 from fedlearn.privacy.accounting import Event, epsilon_at_order, epsilon_of
@@ -40,10 +40,10 @@ class Budget:
             ConfigError: they are not those of a budget.
         """
         try:
-            values = json.loads(body.decode("ascii"))
+            values = read_json(body, what="a budget")
             numbers = (float(values[name]) for name in ("max_epsilon", "max_delta", "order"))
             budget = cls(str(values["privacy_unit"]), *numbers)
-        except (ValueError, TypeError, KeyError):
+        except (ConfigError, ValueError, TypeError, KeyError):
             raise ConfigError(f"a budget is {body[:80]!r}; expected canonical JSON") from None
         if budget.to_bytes() != body:
             raise ConfigError(f"a budget is {body[:200]!r}; expected its canonical form {budget.to_bytes()!r}")

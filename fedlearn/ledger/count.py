@@ -4,14 +4,14 @@
 after the rows are on disk: a crash between the two leaves it behind the ledger, which is no error, and never before it.
 """
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+from fedlearn.bounded import read_json
 from fedlearn.canonical import canonical_json
 from fedlearn.durable import write_whole
-from fedlearn.errors import RefusedError
+from fedlearn.errors import ConfigError, RefusedError
 
 __all__ = ["Count", "check_count", "count_path", "read_count", "write_count"]
 
@@ -49,10 +49,10 @@ def read_count(ledger: Path) -> Count | None:
     except OSError as error:
         raise RefusedError(f"{path}: cannot be read ({error.strerror}); nothing is released") from None
     try:
-        values = json.loads(content)
+        values = read_json(content, what="the count")
         count = Count(values["entries"], bytes.fromhex(values["head"]))
         whole = type(count.entries) is int and len(count.head) == 32 and count.to_bytes() == content
-    except (ValueError, TypeError, KeyError):
+    except (ConfigError, ValueError, TypeError, KeyError):
         whole = False
     if not whole:
         raise RefusedError(

@@ -16,12 +16,12 @@ Labels of hashes hold the version: other bytes, another label.
 """
 
 import hashlib
-import json
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, Final, Literal, NamedTuple, get_args
 
+from fedlearn.bounded import read_json
 from fedlearn.canonical import canonical_json
 from fedlearn.errors import ConfigError
 
@@ -191,11 +191,11 @@ def members_of(body: bytes) -> tuple[int, ...]:
         ConfigError: it is not one.
     """
     try:
-        members = tuple(json.loads(body.decode("ascii")))
+        members = tuple(read_json(body, what="the members"))
         valid = all(type(member) is int and member >= 0 for member in members) and members == tuple(
             sorted(set(members))
         )
-    except (ValueError, TypeError, RecursionError):
+    except (ConfigError, TypeError):
         valid = False
     if not valid or members_to_bytes(members) != body:
         raise ConfigError(f"the members of a reservation are {body[:80]!r}; expected increasing numbers")

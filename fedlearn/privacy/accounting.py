@@ -5,7 +5,6 @@ dp-accounting does not serialize. Where records are sampled, the theorem speaks 
 discrete, so each event carries `eta`, the total variation between the two, and pays for it out of delta.
 """
 
-import json
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -17,6 +16,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from fedlearn.bounded import read_json
 from fedlearn.canonical import canonical_json
 from fedlearn.errors import ConfigError
 from fedlearn.privacy.rdp_alone import load_parts_alone
@@ -85,8 +85,8 @@ class Event:
             ConfigError: unknown keys or mechanism, or not the canonical form: what is not understood is not counted.
         """
         try:
-            values = json.loads(body.decode("ascii"))
-        except ValueError:
+            values = read_json(body, what="an event")
+        except ConfigError:
             raise ConfigError(f"an event is {body[:80]!r}; expected canonical JSON") from None
         event = cls.from_dict(values)
         if event.to_bytes() != body:

@@ -28,6 +28,8 @@ __all__ = [
     "read_text",
 ]
 
+_MOST_TEXT = 1 << 26  # lines of 100,000 attempts
+
 
 def _none_unless_finite(value: object) -> object:
     """A diverged run has a loss that is not finite; it is shown as a gap, not as a number."""
@@ -198,7 +200,7 @@ def read_text(folder: Path, name: str) -> str:
         ConfigError: it is missing, cannot be read, or is no text.
     """
     try:
-        return (folder / name).read_text(encoding="utf-8")
+        return bounded.read_whole(folder / name, most=_MOST_TEXT).decode()
     except FileNotFoundError:
         raise ConfigError(
             f"{folder}: {name} is missing; expected the folder of a run that came to its end "

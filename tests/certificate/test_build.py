@@ -296,6 +296,7 @@ def test_while_anybody_is_missing_the_releases_of_the_plan_are_stated(deployed):
     verification = verify_certificate(certificate, evidence.model_file, roster)
     assert verification.passed
     assert any("1 are missing" in check.detail for check in verification.checks)
+    assert verification.verdict.endswith("NOT attested by holder 1: the planned releases are stated")
     honest = json.loads(certify(evidence, KEYS[0]))
     honest["ledger"]["attestations"].pop()
     forged = encode({name: part for name, part in honest.items() if name != "coordinator"}, KEYS[0])
