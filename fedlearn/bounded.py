@@ -37,7 +37,7 @@ _MOST_DIGITS: Final = 40
 _MOST_HEADER: Final = 1 << 20
 
 _NO_WAIT: Final[int] = getattr(os, "O_NONBLOCK", 0)
-_STRING: Final = re.compile(rb'"(?:[^"\\]|\\.)*"?', re.DOTALL)
+_STRING: Final = re.compile(rb'"(?:[^"\\]|\\.)*+"?', re.DOTALL)  # possessive: nothing is kept to go back to
 _NUMBER: Final = re.compile(r"-?[0-9]{1,25}(\.[0-9]{1,25})?([eE][+-]?[0-9]{1,3})?")
 
 

@@ -5,9 +5,7 @@ files state them, and `RunConfig` refuses a file that lacks one which its mode n
 """
 
 import json
-import re
 from collections.abc import Mapping, Sequence
-from decimal import Decimal
 from fractions import Fraction
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
@@ -15,7 +13,6 @@ from typing import Annotated, Any, Literal, Self
 import tomli_w
 from pydantic import (
     BaseModel,
-    BeforeValidator,
     ConfigDict,
     Field,
     PrivateAttr,
@@ -27,6 +24,22 @@ from pydantic import (
 
 from fedlearn.bounded import read_json
 from fedlearn.canonical import canonical_json, floats_from_text, floats_to_text
+from fedlearn.config_values import (
+    MOST_COLUMNS,
+    MOST_KEYS,
+    MOST_OPTIONS,
+    Classes,
+    Compile,
+    Count,
+    GradientBound,
+    Name,
+    Option,
+    Positive,
+    Probability,
+    StageSeconds,
+    Text,
+    Texts,
+)
 from fedlearn.errors import ConfigError
 from fedlearn.overrides import override_items, set_value
 from fedlearn.schema import check_public_test
@@ -62,39 +75,14 @@ _PATHS = ("path", "public_test")
 _NOT_CANONICAL = ("public_test", "public", "path", "client_column", "population_size", "partition", "alpha")
 
 
-# Short by construction: a denominator of 10^(10^9) would keep whoever reads it busy for ever.
-_PROBABILITY = re.compile(r"[0-9]{1,10}/[0-9]{1,10}|[0-9]{1,10}(\.[0-9]{1,9})?")
-
-
-def _reduced_probability(value: object) -> str:
-    """A probability as a reduced fraction in text: "1", "1/3", "0.25" -> "1/4"."""
-    text = format(Decimal(repr(value)), "f") if isinstance(value, float) else str(value)
-    if not isinstance(value, str | int | float) or not _PROBABILITY.fullmatch(text):
-        raise ValueError('expected text such as "1", "1/3" or "0.25", with at most 9 decimals')
-    numerator, _, denominator = text.partition("/")
-    if denominator and not int(denominator):
-        raise ValueError("expected a fraction whose denominator is not 0")
-    fraction = Fraction(numerator) / int(denominator or "1")
-    if not 0 < fraction <= 1 or fraction.denominator >= 2**32:
-        raise ValueError("expected a probability above 0 and at most 1, as a/b with both below 2^32")
-    return str(fraction)
-
-
-Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
-# Squares of entries below 4e-23 are zero in float32: beside a bound as small, a long gradient would seem to be short.
-GradientBound = Annotated[float, Field(ge=1e-12, allow_inf_nan=False)]
-Probability = Annotated[str, BeforeValidator(_reduced_probability)]
-Count = Annotated[int, Field(ge=1, lt=2**31)]
-Compile = Literal[True, False, "auto"]
-Option = bool | int | float | str | tuple[int, ...]
-
-
 class _Section(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
 
     @model_validator(mode="before")
     @classmethod
     def _lists_are_tuples(cls, values: Any) -> Any:
+        if isinstance(values, dict) and len(values) > MOST_KEYS:
+            raise ValueError(f"expected a section of at most {MOST_KEYS} keys, not {len(values)}")
         return as_tuples(values)
 
 
@@ -116,9 +104,9 @@ class ColumnConfig(_Section):
 
     low: float | None = None
     high: float | None = None
-    values: tuple[str, ...] | None = None
-    impute: float | str | None = None
-    missing: tuple[str, ...] = ()
+    values: Texts | None = None
+    impute: float | Text | None = None
+    missing: Texts = ()
 
     @field_validator("impute")
     @classmethod
@@ -131,35 +119,35 @@ class ColumnConfig(_Section):
 
 
 class DataSection(_Section):
-    dataset: str
+    dataset: Name
     public_test: float | str | None = None
-    label: str | None = None
-    classes: tuple[tuple[str, ...], ...] | None = None
-    columns: dict[str, ColumnConfig] = Field(default_factory=dict)
-    ignore: tuple[str, ...] | None = None
+    label: Text | None = None
+    classes: Classes | None = None
+    columns: dict[Text, ColumnConfig] = Field(default_factory=dict, max_length=MOST_COLUMNS)
+    ignore: Texts | None = None
     public: bool | None = None
     path: str | None = None
     client_column: str | None = None
     population_size: Count | None = None
-    partition: str = "iid"
+    partition: Name = "iid"
     alpha: Positive | None = None
 
 
 class ModelSection(_Section):
-    name: str
-    options: dict[str, Option] = Field(default_factory=dict)
+    name: Name
+    options: dict[Name, Option] = Field(default_factory=dict, max_length=MOST_OPTIONS)
 
 
 class TrainingSection(_Section):
     local_steps: Count | None = None
     batch_size: Count | None = None
     learning_rate: Positive
-    strategy: str
-    strategy_options: dict[str, float] = Field(default_factory=dict)
+    strategy: Name
+    strategy_options: dict[Name, float] = Field(default_factory=dict, max_length=MOST_OPTIONS)
 
 
 class PrivacySection(_Section):
-    mode: str
+    mode: Name
     target_epsilon: Positive | None = None
     delta: Annotated[float, Field(gt=0, lt=1)] | None = None
     max_grad_norm: GradientBound | None = None
@@ -176,7 +164,7 @@ class SecureAggregationSection(_Section):
     min_survivors: Count
     max_colluders: Annotated[int, Field(ge=0, lt=2**31)] | None = None
     scale_bits: Annotated[int, Field(ge=0, le=20)]
-    stage_seconds: tuple[Count, Count, Count, Count, Count] = (30, 30, 600, 30, 30)
+    stage_seconds: tuple[StageSeconds, StageSeconds, StageSeconds, StageSeconds, StageSeconds] = (30, 30, 600, 30, 30)
 
 
 class RuntimeSection(_Section):

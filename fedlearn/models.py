@@ -31,6 +31,9 @@ __all__ = ["MODELS", "Builder", "build_model", "model_features"]
 
 Builder = Callable[..., nn.Module]
 
+_MOST_LAYERS = 64
+_MOST_WIDTH = 2**20
+
 
 def build_linear(*, input_shape: tuple[int, ...], classes: int) -> nn.Module:
     """One linear layer over the flattened record; it starts at zero, so every client starts with equal odds."""
@@ -44,6 +47,11 @@ def build_mlp(*, input_shape: tuple[int, ...], classes: int, hidden: Sequence[in
     """A perceptron with tanh (bounded, so gradients stay short) between its layers; `hidden` lists their widths."""
     if not isinstance(hidden, list | tuple) or not hidden or not all(type(w) is int and w > 0 for w in hidden):
         raise ConfigError(f"model.options.hidden is {hidden!r}; expected a list of layer widths, each at least 1")
+    if len(hidden) > _MOST_LAYERS or max(hidden) > _MOST_WIDTH:
+        raise ConfigError(
+            f"model.options.hidden has {len(hidden)} layers, the widest of {max(hidden)}; expected at most "
+            f"{_MOST_LAYERS} of at most {_MOST_WIDTH}"
+        )
     layers: list[nn.Module] = [nn.Flatten()]
     width = prod(input_shape)
     for next_width in hidden:

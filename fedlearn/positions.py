@@ -3,6 +3,7 @@
 It is forgotten neither when the agent restarts nor when other sessions begin.
 """
 
+import hashlib
 import sqlite3
 import threading
 from collections.abc import Iterator
@@ -19,7 +20,9 @@ CREATE TABLE IF NOT EXISTS positions (
     dataset_id TEXT NOT NULL, session TEXT NOT NULL, round INTEGER NOT NULL, attempt INTEGER NOT NULL,
     PRIMARY KEY (dataset_id, session)
 ) STRICT, WITHOUT ROWID;
-CREATE TABLE IF NOT EXISTS configurations (session TEXT NOT NULL PRIMARY KEY, body BLOB NOT NULL) STRICT;
+CREATE TABLE IF NOT EXISTS pinned (
+    seq INTEGER PRIMARY KEY, session TEXT NOT NULL UNIQUE, config_hash BLOB NOT NULL, config BLOB
+) STRICT;
 CREATE TABLE IF NOT EXISTS attested (
     dataset_id TEXT NOT NULL, session TEXT NOT NULL, model_hash BLOB NOT NULL, PRIMARY KEY (dataset_id, session)
 ) STRICT, WITHOUT ROWID;
@@ -28,7 +31,18 @@ _ADVANCE = """
 INSERT INTO positions VALUES (?1, ?2, ?3, ?4)
 ON CONFLICT DO UPDATE SET round = ?3, attempt = ?4 WHERE (round, attempt) < (?3, ?4)
 """
-_CONFIGURATION = "SELECT body FROM configurations WHERE session = ?"
+_PINNED = "SELECT config_hash, config FROM pinned WHERE session = ?"
+_PIN = """
+INSERT INTO pinned (session, config_hash, config) VALUES (?1, ?2, ?3)
+ON CONFLICT (session) DO UPDATE SET config = ?3 WHERE config IS NULL
+"""
+# A configuration may have a MiB, and a session costs its coordinator nothing before something is booked for it.
+# `entries` is the ledger's table.
+_CONFIGURATIONS_KEPT = 32
+_DROP = """
+UPDATE pinned SET config = NULL WHERE config IS NOT NULL AND session NOT IN (SELECT session FROM entries)
+AND seq NOT IN (SELECT seq FROM pinned WHERE config IS NOT NULL ORDER BY session = ?1 DESC, seq DESC LIMIT ?2)
+"""
 _ATTESTED = "SELECT model_hash FROM attested WHERE dataset_id = ? AND session = ?"
 
 
@@ -38,6 +52,7 @@ class Positions:
     Guarantees:
         (round, attempt) of a session only grows at a data set;
         a session has one configuration, and with it one data set of a holder;
+        its bytes stay while the ledger has an entry of the session, of others those of the latest alone;
         one model of a session is attested, and from then on no attempt of it begins at that data set.
 
     Raises:
@@ -67,25 +82,37 @@ class Positions:
         with self._transaction() as database:
             if database.execute(_ATTESTED, (dataset_id, session)).fetchone():
                 raise ProtocolError("a round of a session that is attested")
-            pinned = database.execute(_CONFIGURATION, (session,)).fetchone()
-            if pinned is None:
-                database.execute("INSERT INTO configurations VALUES (?, ?)", (session, config))
-            elif pinned[0] != config:
-                raise ProtocolError("the configuration changed within a session")
+            digest = hashlib.sha256(config).digest()
+            pinned = database.execute(_PINNED, (session,)).fetchone()
+            _check_pinned(pinned, digest)
+            if pinned is None or pinned[1] is None:
+                database.execute(_PIN, (session, digest, config))
+                database.execute(_DROP, (session, _CONFIGURATIONS_KEPT))
             if not database.execute(_ADVANCE, (dataset_id, session, round_number, attempt)).rowcount:
                 raise ProtocolError(
                     f"round {round_number}, attempt {attempt} does not come after the session's last one"
                 )
 
     def configuration(self, session: str) -> bytes | None:
-        """The canonical bytes that a session is pinned to; None for one that never began.
+        """The canonical bytes that a session is pinned to; None for one that never began, or whose are not kept.
 
         Raises:
             RefusedError: the file cannot be read, or was removed or replaced.
         """
         with self._transaction() as database:
-            pinned = database.execute(_CONFIGURATION, (session,)).fetchone()
-        return None if pinned is None else bytes(pinned[0])
+            pinned = database.execute(_PINNED, (session,)).fetchone()
+        return None if pinned is None or pinned[1] is None else bytes(pinned[1])
+
+    def check_configuration(self, session: str, config: bytes) -> None:
+        """Refuse another configuration than the one that a session is pinned to.
+
+        Raises:
+            ProtocolError: it is another.
+            RefusedError: as `configuration`.
+        """
+        with self._transaction() as database:
+            pinned = database.execute(_PINNED, (session,)).fetchone()
+        _check_pinned(pinned, hashlib.sha256(config).digest())
 
     def attest(self, dataset_id: str, session: str, model_hash: bytes) -> None:
         """End a session for good with the one model of which this hash is; the same one may come again.
@@ -114,3 +141,8 @@ class Positions:
                 yield self._database
         except sqlite3.Error as error:
             raise RefusedError(f"{self._path}: the ledger failed ({error}); nothing is answered") from None
+
+
+def _check_pinned(pinned: tuple[bytes, bytes | None] | None, digest: bytes) -> None:
+    if pinned is not None and pinned[0] != digest:
+        raise ProtocolError("the configuration changed within a session")

@@ -29,11 +29,17 @@ _BOUNDS = {
 }
 
 
+_LONGEST_NAME = 100
+
+
 def nearest(name: str, known: Iterable[str]) -> str | None:
     """The known name most like `name`, compared as a whole and word by word, or None.
 
-    Word by word, because "epsilom" is far from "target_epsilon" as a whole and near to one of its words.
+    Word by word, because "epsilom" is far from "target_epsilon" as a whole and near to one of its words. Nothing is
+    like a name of more than 100 signs, for the comparison takes as long as their square.
     """
+    if len(name) > _LONGEST_NAME:
+        return None
     scored = [(_likeness(name.lower(), candidate.lower()), candidate) for candidate in known]
     best = max(scored, default=(0.0, ""))
     return best[1] if best[0] >= 0.7 else None
@@ -64,7 +70,7 @@ def sentence_of(error: Any, model: "type[BaseModel]", *, of: str = "a run") -> s
 
     `of` says what kind of file `model` is.
     """
-    path = [str(part) for part in error["loc"]]
+    path = [_shortened(str(part)) for part in error["loc"]]
     place = ".".join(part for part in path if not _is_alternative(part))
     kind, came = error["type"], _shown(error.get("input"))
     if kind == "extra_forbidden":
@@ -72,7 +78,10 @@ def sentence_of(error: Any, model: "type[BaseModel]", *, of: str = "a run") -> s
     if kind == "missing" and path[-1].isdigit():
         return f"{'.'.join(path[:-1])} is too short with {path[-1]} entries; expected more"
     if kind == "too_long":
-        return f"{place} has {error['ctx']['actual_length']} entries; expected {error['ctx']['max_length']}"
+        return f"{place} has {len(error['input'])} entries; expected at most {error['ctx']['max_length']}"
+    if kind == "string_too_long":
+        most = error["ctx"]["max_length"]
+        return f"{place} is {came} of {len(error['input'])} characters; expected at most {most}"
     if kind == "missing":
         what = "section" if len(path) == 1 else "key"
         return f"the {what} {place} is missing; add it"
@@ -128,4 +137,8 @@ def _shown(value: object) -> str:
     if isinstance(value, bool):
         return str(value).lower()
     text = f'"{value}"' if isinstance(value, str) else repr(list(value) if isinstance(value, tuple) else value)
+    return _shortened(text)
+
+
+def _shortened(text: str) -> str:
     return text if len(text) <= 80 else text[:77] + "..."

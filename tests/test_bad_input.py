@@ -113,7 +113,7 @@ CASES: dict[str, tuple[tuple[str, ...], str]] = {
     "no learning rate": (simulate("training.learning_rate=0"), r"learning_rate is 0; expected a number above 0"),
     "certain dropout": (simulate("runtime.dropout=1"), r"runtime\.dropout is 1; expected a number below 1"),
     "two stages": (simulate("secure_aggregation.stage_seconds=[1, 2]"), r"stage_seconds is too short with 2 entries"),
-    "six stages": (simulate("secure_aggregation.stage_seconds=[1,2,3,4,5,6]"), r"has 6 entries; expected 5"),
+    "six stages": (simulate("secure_aggregation.stage_seconds=[1,2,3,4,5,6]"), r"has 6 entries; expected at most 5"),
     # names
     "unknown mode": (simulate("privacy.mode=dp"), r'privacy\.mode is "dp"; expected one of client-central, .*none'),
     "unknown data set": (simulate("data.dataset=mnist"), r'dataset is "mnist"; .*did you mean fashion-mnist\?'),

@@ -2,6 +2,8 @@
 
 import json
 import re
+import time
+import tracemalloc
 from collections.abc import Callable
 from fractions import Fraction
 from pathlib import Path
@@ -14,6 +16,7 @@ from pydantic import BaseModel
 
 from fedlearn.config import REGISTRY_NAMES, REQUIRED_KEYS, ColumnConfig, RunConfig
 from fedlearn.errors import ConfigError
+from fedlearn.secagg.messages import MAX_CONFIG_BYTES
 from fedlearn.shipped import scenario_path
 from fedlearn.wording import nearest, one_line
 
@@ -127,7 +130,7 @@ def column() -> st.SearchStrategy[dict[str, Any]]:
 options = st.dictionaries(
     name.filter(lambda key: key != "options"),
     st.booleans()
-    | st.integers(-(2**40), 2**40)
+    | st.integers(1 - 2**31, 2**31 - 1)
     | st.floats(-1e9, 1e9)
     | name
     | st.lists(st.integers(0, 9), max_size=3),
@@ -184,7 +187,7 @@ configurations = st.fixed_dictionaries(
                 "max_colluders": st.integers(0, 9),
                 "scale_bits": st.integers(0, 20),
             },
-            optional={"stage_seconds": st.lists(count, min_size=5, max_size=5)},
+            optional={"stage_seconds": st.lists(st.integers(1, 2**16 - 1), min_size=5, max_size=5)},
         ),
     }
 )
@@ -446,3 +449,56 @@ def test_a_name_like_no_other_is_given_none() -> None:
 def test_a_sentence_is_one_printable_line(text: str) -> None:
     assert one_line(text).isprintable()
     assert one_line("privacy.delta is 3") == "privacy.delta is 3"
+
+
+# ---------------------------------------------------------------- what a configuration may cost its reader
+
+MANY = {
+    "hidden layers": ("model", "options", {"hidden": [1] * 400_000}, "model.options.hidden"),
+    "an integer": ("model", "options", {"hidden": [2**62]}, "model.options.hidden"),
+    "options": ("model", "options", {f"o{at}": 1 for at in range(50_000)}, "model.options has 50000 entries"),
+    "a data set's name": ("data", "dataset", "digit_" * 160_000, "data.dataset"),
+    "a model's name": ("model", "name", "mlp_" * 200_000, "model.name"),
+    "a mode": ("privacy", "mode", "none_" * 200_000, "privacy.mode"),
+    "a key": ("data", "digit_" * 160_000, 1, "data.digit_"),
+    "keys": ("data", "label", {f"k{at}": 1 for at in range(50_000)}, "data.label"),
+    "columns": ("data", "columns", {f"c{at}": {} for at in range(50_000)}, "data.columns has 50000 entries"),
+    "values": ("data", "columns", {"c": {"values": ["a"] * 200_000}}, "data.columns.c.values has 200000 entries"),
+    "wrong values": ("data", "columns", {f"c{at}": {"values": [1] * 400} for at in range(1000)}, "c0.values.0 is 1"),
+    "wrong classes": ("data", "classes", [[1] * 400_000], r"data.classes.0.0 is 1"),
+    "classes": ("data", "classes", [[]] * 200_000, "data.classes has 200000 entries"),
+}
+
+
+@pytest.mark.parametrize("what", MANY)
+def test_a_configuration_of_a_megabyte_is_refused_soon_with_a_short_sentence(what: str) -> None:
+    """An agent reads what it is sent before it knows who asks. Most of these took over a minute or half a GB."""
+    section, key, value, place = MANY[what]
+    values = json.loads(RunConfig.load("digits", []).to_bytes())
+    values[section][key] = value
+    body = json.dumps(values, sort_keys=True, separators=(",", ":")).encode()
+    began = time.process_time()
+    tracemalloc.start()
+    try:
+        with pytest.raises(ConfigError, match=place) as refused:
+            RunConfig.from_bytes(body)
+        most = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert time.process_time() - began < 10  # traced: several times slower than it is
+    assert most < 100 * 10**6
+    assert len(str(refused.value)) < 500
+
+
+def test_a_table_of_20_000_columns_stays_possible() -> None:
+    columns = {f"g{at:05}": {"low": 0.0, "high": 1.0} for at in range(20_000)}
+    config = RunConfig.load("digits", {"data.columns": columns})
+    assert RunConfig.from_bytes(config.to_bytes()).data.columns.keys() == columns.keys()
+    assert len(config.to_bytes()) < MAX_CONFIG_BYTES
+
+
+@pytest.mark.parametrize("seconds", [0, 1 << 16])
+def test_seconds_that_no_context_can_hold_are_refused(seconds: int) -> None:
+    with pytest.raises(ConfigError, match=rf"stage_seconds\.2 is {seconds}; expected a number"):
+        RunConfig.load("digits", [f"secure_aggregation.stage_seconds=[30, 30, {seconds}, 30, 30]"])
+    RunConfig.load("digits", ["secure_aggregation.stage_seconds=[1, 1, 65535, 1, 1]"])

@@ -175,7 +175,9 @@ class DeployedAgent:
             if (agent := self._sessions.get(frame.session)) is None:
                 config = self._positions.configuration(frame.session)
                 if config is None:
-                    raise ProtocolError("an attestation for a session that never began")
+                    raise ProtocolError(
+                        "an attestation for a session that never began, or released nothing and is long ago"
+                    )
                 agent = self._new_agent(config)
             return agent.handle("attest", request)
 

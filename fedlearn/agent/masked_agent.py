@@ -125,7 +125,7 @@ class MaskedAgent:
         """
         config = self.premises.positions.configuration(frame.session)
         if config is None:
-            raise ProtocolError("an attestation for a session that never began")
+            raise ProtocolError("an attestation for a session that never began, or released nothing and is long ago")
         session = self.session(frame.session, begin=True)
         digest = hashlib.sha256(frame.body).digest()
         with session.attesting:
@@ -162,8 +162,7 @@ class MaskedAgent:
 
     def _agree(self, session: _Session, name: str, config: bytes) -> Terms:
         """What the live attempt rests on stays: another configuration than the pinned one is refused before."""
-        if self.premises.positions.configuration(name) not in (None, config):
-            raise ProtocolError("the configuration changed within a session")
+        self.premises.positions.check_configuration(name, config)
         agreement = self.premises.agreement(config)
         session.config, session.agreement = config, agreement
         return terms_of(agreement.config, agreement.plan, agreement.layout, self.roster.sha256)

@@ -33,6 +33,7 @@ from fedlearn.data import load_dataset
 from fedlearn.data.dataset import DataOptions
 from fedlearn.errors import ConfigError, ProtocolError, RefusedError
 from fedlearn.layout import write_model
+from fedlearn.positions import Positions
 from fedlearn.room import MODELS_KEPT
 from fedlearn.secagg.messages import IDENTIFY, Envelope
 from fedlearn.secagg.transcript import Position
@@ -446,6 +447,43 @@ def test_an_attempt_or_round_that_no_context_can_name_is_refused(federation):
             assert parties.agents[0].handle(0, stage, parties.frame(stage, b"", number, attempt)) == REFUSAL
     frame = Frame.from_bytes(parties.frame("advertise", b"", (1 << 32) - 1, (1 << 16) - 1))
     assert (frame.round, frame.attempt) == ((1 << 32) - 1, (1 << 16) - 1)
+
+
+@pytest.mark.parametrize("hidden", [[1] * 65, [1] * 400_000, [1 << 20, 1 << 20], [(1 << 20) + 1], [1 << 62]])
+def test_many_or_wide_layers_are_refused_before_one_is_built(federation, tmp_path, hidden):
+    parties = federation({"models": '["mlp"]'})
+
+    def ask_with(widths):
+        values = json.loads(parties.config.to_bytes())
+        values["model"] = {"name": "mlp", "options": {"hidden": widths}}
+        config = json.dumps(values, sort_keys=True, separators=(",", ":")).encode()
+        context = b"\0\1" + bytes.fromhex(SESSION) + (1).to_bytes(4, "big") + bytes(148) + b"\x20" + bytes(38)
+        body = context + len(config).to_bytes(4, "big") + config
+        return parties.agents[0].handle(0, "advertise", parties.frame("advertise", body))
+
+    ask_with([8])  # imports what any run needs
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    began = time.process_time()
+    assert REFUSAL in ask_with(hidden)
+    assert time.process_time() - began < 4
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 100_000  # kB
+
+
+def test_sessions_that_release_nothing_keep_little_on_disk(federation, tmp_path):
+    """Anybody who may ask can begin sessions; of the latest few alone the configuration stays, of all what pins it."""
+    parties = federation()
+    parties.run()
+    positions = Positions(tmp_path / "0" / "ledger.db")
+    for number in range(200):
+        positions.advance("digits-1", f"{number:032x}", 1, 0, f"{number}".encode() * 1000)
+    assert positions.configuration(SESSION) == parties.config.to_bytes()  # it released
+    assert positions.configuration(f"{199:032x}") == b"199" * 1000
+    assert sum(positions.configuration(f"{number:032x}") is not None for number in range(200)) <= 32
+    with pytest.raises(ProtocolError, match="changed"):
+        positions.advance("digits-1", f"{0:032x}", 2, 0, b"another")
+    positions.advance("digits-1", f"{0:032x}", 2, 0, b"0" * 1000)
+    assert positions.configuration(f"{0:032x}") == b"0" * 1000
+    positions.close()
 
 
 def test_a_reply_with_a_vector_is_held_as_long_as_the_policy_says(federation):
