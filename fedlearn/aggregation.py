@@ -5,12 +5,13 @@ from collections.abc import Iterable
 import numpy as np
 
 from fedlearn.crypto.keystream import Entropy
+from fedlearn.errors import RunFailedError
 from fedlearn.privacy.calibration import Plan
 from fedlearn.privacy.clipping import Vector
 from fedlearn.privacy.mechanisms import Mechanism
 from fedlearn.privacy.quantization import Lanes, from_lanes, to_lanes
 
-__all__ = ["finish_round", "noised_sum"]
+__all__ = ["finish_round", "noised_sum", "refuse_unless_finite"]
 
 
 def noised_sum(contributions: Iterable[Lanes], *, mechanism: Mechanism, plan: Plan, entropy: Entropy) -> Lanes:
@@ -32,3 +33,14 @@ def finish_round(noised: Lanes, *, mechanism: Mechanism, plan: Plan, learning_ra
     """
     factor = mechanism.server_factor(learning_rate)
     return from_lanes(noised).astype(np.float64) * (factor / float(plan.divisor * 2**plan.scale_bits))
+
+
+def refuse_unless_finite(weights: Vector, number: int) -> None:
+    """Raise RunFailedError for weights (d,) that are not finite as float32, in which a model is sent and stored."""
+    with np.errstate(over="ignore"):
+        finite = bool(np.isfinite(weights.astype(np.float32)).all())
+    if not finite:
+        raise RunFailedError(
+            f"round {number}: the model is not finite any more, so there is nothing to go on with; "
+            "lower training.learning_rate or the strategy's options, and begin a new run"
+        )

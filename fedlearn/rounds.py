@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import nn
 
-from fedlearn.aggregation import finish_round, noised_sum
+from fedlearn.aggregation import finish_round, noised_sum, refuse_unless_finite
 from fedlearn.attempts import (
     Attempt,
     AttemptFailedError,
@@ -374,7 +374,7 @@ def _finish(coordinator: Coordinator, noised: Lanes, *, asked: int, survivors: i
         learning_rate=coordinator.config.training.learning_rate,
     )
     weights = coordinator.optimizer.step(number, coordinator.weights, update)
-    _refuse_unless_finite(weights, number)
+    refuse_unless_finite(weights, number)
     coordinator.weights = weights
     scores = coordinator.evaluate(coordinator.weights)
     booked = releases_booked(coordinator.config, coordinator.population_size, progress.attempts_asked)
@@ -392,17 +392,6 @@ def _finish(coordinator: Coordinator, noised: Lanes, *, asked: int, survivors: i
     coordinator.save(progress.next_round())
     if coordinator.on_round:
         coordinator.on_round(result)
-
-
-def _refuse_unless_finite(weights: Vector, number: int) -> None:
-    """Raise RunFailedError for weights (d,) that are not finite as float32, in which a model is sent and stored."""
-    with np.errstate(over="ignore"):
-        finite = bool(np.isfinite(weights.astype(np.float32)).all())
-    if not finite:
-        raise RunFailedError(
-            f"round {number}: the model is not finite any more, so there is nothing to go on with; "
-            "lower training.learning_rate or the strategy's options, and begin a new run"
-        )
 
 
 def new_progress(config: RunConfig) -> Progress:

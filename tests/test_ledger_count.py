@@ -134,6 +134,7 @@ def test_a_ledger_that_is_taken_away_while_it_is_open_is_noticed_before_the_next
 
 
 def test_a_position_is_not_moved_in_a_file_that_was_taken_away(path):
+    opened(path, rounds=[0]).close()
     positions = Positions(path)
     positions.advance("d", "s", 0, 0, b"{}")
     path.unlink()

@@ -7,7 +7,8 @@ import errno
 import io
 import sys
 from collections.abc import Sequence
-from typing import Final, NoReturn
+from importlib.metadata import version
+from typing import Annotated, Final, NoReturn
 
 import click
 import typer
@@ -40,6 +41,21 @@ app.command("doctor")(checks.doctor)
 app.add_typer(audit.app, name="audit")
 app.add_typer(client.app, name="client")
 app.add_typer(server.app, name="server")
+
+
+def _tell_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"fedlearn {version('fedlearn')}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    _: Annotated[
+        bool, typer.Option("--version", callback=_tell_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    pass
 
 
 def main() -> None:

@@ -21,6 +21,8 @@ def live_display(
     config: "RunConfig",
 ) -> Iterator[tuple[Callable[["RoundResult"], None], Callable[[int, int], None]]]:
     """Round, accuracy on public data, epsilon spent of the budget, time left; gives (on_round, on_features)."""
+    from fedlearn.privacy.guarantee import rounded_up
+
     target, rounds = config.privacy.target_epsilon, config.run.rounds
     with _progress() as shown:
         features = shown.add_task("features", total=None, visible=False, state="")
@@ -28,7 +30,11 @@ def live_display(
 
         def on_round(result: "RoundResult") -> None:
             accuracy = "not evaluated" if result.accuracy is None else f"accuracy {percent(result.accuracy)}"
-            spent = "NOT PRIVATE" if result.epsilon is None else f"epsilon {result.epsilon:.2f} of {target:g}"
+            spent = (
+                "NOT PRIVATE"
+                if result.epsilon is None
+                else f"epsilon {rounded_up(result.epsilon, 2):.2f} of {target:g}"
+            )
             shown.update(task, completed=result.round, state=f"{accuracy}, {spent}")
 
         def on_features(done: int, total: int) -> None:

@@ -2,12 +2,20 @@
 
 import math
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
     from fedlearn.privacy.guarantee import Guarantee
 
 __all__ = ["guarantee_lines", "percent"]
+
+
+# What the guarantee compares, by dp-accounting's names of it.
+_CHANGED: Final = {
+    "ADD_OR_REMOVE_ONE": "added or removed",
+    "REPLACE_ONE": "replaced by another",
+    "REPLACE_SPECIAL": "left out",
+}
 
 
 def percent(share: float) -> str:
@@ -23,13 +31,19 @@ def guarantee_lines(guarantees: Sequence["Guarantee"], *, masking: bool) -> Iter
         weak = " (weak: above 10)" if guarantee.weak else ""
         yield (
             f"epsilon {_up(guarantee.epsilon)} at delta {guarantee.delta:g} for one {guarantee.privacy_unit}"
-            f"{weak} ({guarantee.neighboring_relation}), against {'; '.join(guarantee.holds_against)}."
+            f"{weak} {_CHANGED[guarantee.neighboring_relation]}, against {'; '.join(guarantee.holds_against)}."
         )
         if guarantee.epsilon_if_masking_fails is not None:
             weak = " (weak: above 10)" if guarantee.epsilon_if_masking_fails > 10 else ""
-            seen = "Who sees single vectors" if masking else "The server, for masking is false and it sees each vector"
+            seen = (
+                "If masks fail, to who sees a single vector"
+                if masking
+                else "The server, for masking is false and it sees each vector"
+            )
             yield f"{seen}: epsilon {_up(guarantee.epsilon_if_masking_fails)}{weak}."
 
 
 def _up(epsilon: float) -> str:
-    return f"{math.ceil(epsilon * 10**4 - 1e-9) / 10**4:.4f}"
+    from fedlearn.privacy.guarantee import rounded_up
+
+    return f"{rounded_up(epsilon, 4):.4f}"

@@ -100,9 +100,9 @@ def test_sentences_go_to_stderr_with_unit_relation_delta_and_against_whom(run: R
     told = run("simulate", *SHORT, "--output", "out")
     assert told.out == ""
     assert "after 3 rounds" in told.err
-    assert "at delta 1e-05 for one record (ADD_OR_REMOVE_ONE), against" in told.err
+    assert "at delta 1e-05 for one record added or removed, against" in told.err
     assert "the server and up to 1 roster member" in told.err
-    assert "Who sees single vectors: epsilon " in told.err
+    assert "If masks fail, to who sees a single vector: epsilon " in told.err
     assert "Run folder: out (open out/report.html)" in told.err
     assert "\x1b" not in told.err  # quiet where there is no terminal
 
