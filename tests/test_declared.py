@@ -59,3 +59,12 @@ def test_what_is_cited_is_in_the_repository() -> None:
             if not (ROOT / cited).is_file():
                 dangling.append(f"{path.relative_to(ROOT)}: {cited}")
     assert dangling == []
+
+
+def test_what_was_wrong_has_the_test_that_the_table_names() -> None:
+    missing = []
+    for cited in re.findall(r"`(tests/[\w/.]+\.py)(?:::(\w+))?", (ROOT / "docs/audits/2026-11.md").read_text()):
+        path = ROOT / cited[0]
+        if not path.is_file() or f"def {cited[1]}" not in path.read_text(encoding="utf-8"):
+            missing.append("::".join(cited))
+    assert missing == []
