@@ -117,7 +117,8 @@ def test_the_public_test_data_is_what_ships_a_file_or_none(home, tmp_path, load_
         "data.classes": [["no"], ["yes"]],
         "data.columns": {"age": {"low": 0, "high": 100}},
     }
-    without = PublicData.load(RunConfig.load("digits", overrides | {"data.public_test": 0.2}), population_size=10)
+    share = overrides | {"data.public_test": 0.2, "data.public": True}
+    without = PublicData.load(RunConfig.load("digits", share), population_size=10)
     assert without.test is None
     assert without.classes == ("no", "yes")
     given = PublicData.load(RunConfig.load("digits", overrides | {"data.public_test": str(table)}), population_size=10)
