@@ -52,7 +52,7 @@ def test_a_builder_that_reads_a_tensors_value_has_its_size(search) -> None:
 @pytest.mark.parametrize("builder", ["reading", "half_frozen"])
 def test_a_model_too_large_is_refused_before_memory_is_taken_for_it(search, builder: str) -> None:
     with pytest.raises(ConfigError, match="entries or more, frozen ones included; expected at most"):
-        model_dimension(asked(builder, 10**11), LIKE, search=search)
+        model_dimension(asked(builder, 10**9), LIKE, search=search)
 
 
 def test_what_is_frozen_counts_for_memory_and_not_for_the_vector(search) -> None:
