@@ -373,9 +373,8 @@ def _finish(coordinator: Coordinator, noised: Lanes, *, asked: int, survivors: i
         plan=coordinator.plan,
         learning_rate=coordinator.config.training.learning_rate,
     )
-    weights = coordinator.optimizer.step(number, coordinator.weights, update)
-    refuse_unless_finite(weights, number)
-    coordinator.weights = weights
+    coordinator.weights = coordinator.optimizer.step(number, coordinator.weights, update)
+    refuse_unless_finite(coordinator.weights, number)
     scores = coordinator.evaluate(coordinator.weights)
     booked = releases_booked(coordinator.config, coordinator.population_size, progress.attempts_asked)
     result = RoundResult(
