@@ -88,6 +88,7 @@ class Shadows:
         self._subject, entropy = subject, stream_entropy()
         agreement = agree(
             subject.config, subject.model, population_size=subject.population_size, device="cpu", entropy=entropy
+            alone=False,  # as a simulation computes: many models are trained
         )
         self.plan = agreement.plan
         self._parties = parties(agreement, entropy)
