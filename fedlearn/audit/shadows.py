@@ -87,7 +87,11 @@ class Shadows:
     def __init__(self, subject: Subject, parties: MakeParties) -> None:
         self._subject, entropy = subject, stream_entropy()
         agreement = agree(
-            subject.config, subject.model, population_size=subject.population_size, device="cpu", entropy=entropy
+            subject.config,
+            subject.model,
+            population_size=subject.population_size,
+            device="cpu",
+            entropy=entropy,
             alone=False,  # as a simulation computes: many models are trained
         )
         self.plan = agreement.plan
