@@ -35,8 +35,7 @@ def test_the_worked_example_runs_as_written(tmp_path):
         if language == "python":
             run([sys.executable, "-c", text], tmp_path)
         else:
-            for line in text.splitlines():
-                run(shlex.split(line), tmp_path)
+            run(["sh", "-ec", text], tmp_path)
     assert (tmp_path / "runs" / "patients" / "report.html").is_file()
 
 
