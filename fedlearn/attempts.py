@@ -87,19 +87,33 @@ def plain_attempt(attempt: Attempt) -> Summed:
     Raises:
         AttemptFailedError: fewer than `min_survivors` accept, or send a vector.
     """
+    refused: set[int] = set()
+    try:
+        return _plain_sum(attempt, refused)
+    except AttemptFailedError as error:
+        raise _saying_who_refused(error, len(refused), attempt) from None
+
+
+def _plain_sum(attempt: Attempt, refused: set[int]) -> Summed:
     if attempt.sums is not None:
         agreed = attempt.sums.agree(attempt.cohort, attempt.config)
+        refused |= set(attempt.cohort) - set(agreed)
     else:
-        agreed = sorted(_answers(attempt, "advertise", dict.fromkeys(attempt.cohort, attempt.config)))
-    _require(len(agreed), attempt.min_survivors, "accept the run; what each refuses stands in its own log")
+        agreed = sorted(_answers(attempt, "advertise", dict.fromkeys(attempt.cohort, attempt.config), refused))
+    _require(len(agreed), attempt.min_survivors, "accept the run")
     attempt.before_vectors()
-    summed = attempt.sums.total(agreed, attempt.model) if attempt.sums else _sum_of_replies(attempt, agreed)
+    summed = attempt.sums.total(agreed, attempt.model) if attempt.sums else _sum_of_replies(attempt, agreed, refused)
     _require(summed.survivors, attempt.min_survivors, "sent a vector")
     return summed
 
 
-def _sum_of_replies(attempt: Attempt, members: Sequence[int]) -> Summed:
-    replies = _answers(attempt, "masked", dict.fromkeys(members, attempt.model))
+def _saying_who_refused(error: AttemptFailedError, refused: int, attempt: Attempt) -> AttemptFailedError:
+    """The same failure with how many of those asked refused in some stage: a server knows no more of a refusal."""
+    return AttemptFailedError(f"{error}; refused by {refused} of {len(attempt.cohort)}")
+
+
+def _sum_of_replies(attempt: Attempt, members: Sequence[int], refused: set[int]) -> Summed:
+    replies = _answers(attempt, "masked", dict.fromkeys(members, attempt.model), refused)
     vectors = [np.frombuffer(reply, "<u4") for reply in replies.values() if len(reply) == 4 * attempt.dimension]
     total = np.zeros(attempt.dimension, dtype=np.uint32)
     for vector in vectors:
@@ -131,6 +145,8 @@ def masked_attempt(attempt: Attempt, *, terms: Terms, roster: Roster, position: 
             attempt.ask(name, bodies, partial(_receive, aggregator, stage, ids))
             aggregator.close_stage()
         result = aggregator.unmask()
+    except AttemptFailedError as error:
+        raise _saying_who_refused(error, len(aggregator.refused), attempt) from None
     finally:
         for incident in aggregator.incidents:
             _log.info("stage %s, client %s: %s", incident.stage.name, incident.client_id.hex(), incident.reason)
@@ -141,8 +157,11 @@ def _receive(aggregator: Aggregator, stage: Stage, ids: Sequence[bytes], member:
     return aggregator.receive(stage, ids[member], reply)
 
 
-def _answers(attempt: Attempt, stage: str, bodies: Mapping[int, bytes]) -> dict[int, bytes]:
-    """The first reply of each member that does not refuse, by member: unsigned, for there is no roster."""
+def _answers(attempt: Attempt, stage: str, bodies: Mapping[int, bytes], refused: set[int]) -> dict[int, bytes]:
+    """The first reply of each member that does not refuse, by member: unsigned, for there is no roster.
+
+    Whoever refuses is added to `refused`.
+    """
     answers: dict[int, bytes] = {}
 
     def receive(member: int, reply: bytes) -> bool:
@@ -150,6 +169,7 @@ def _answers(attempt: Attempt, stage: str, bodies: Mapping[int, bytes]) -> dict[
         return True
 
     attempt.ask(stage, bodies, receive)
+    refused |= {member for member, reply in answers.items() if reply == REFUSAL}
     return {member: reply for member, reply in sorted(answers.items()) if reply != REFUSAL}
 
 

@@ -1,16 +1,19 @@
 """Canonical JSON: one value, one sequence of bytes. Floats of a configuration stand in it as text.
 
 `repr` of a float is exact, and the same everywhere.
+
+JSON has no NaN and no infinity. What is stored refuses them; what is told to a person or a program has null instead.
 """
 
 import json
+import math
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from pydantic import BaseModel
 
-__all__ = ["canonical_json", "floats_as_text", "floats_from_text", "floats_to_text"]
+__all__ = ["canonical_json", "floats_as_text", "floats_from_text", "floats_to_text", "told_json"]
 
 
 def canonical_json(value: Any) -> bytes:
@@ -20,6 +23,19 @@ def canonical_json(value: Any) -> bytes:
         ValueError: a number is not finite, which JSON cannot say.
     """
     return json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False).encode("ascii")
+
+
+def told_json(value: Any) -> str:
+    """One line of JSON by the standard, of what is told: a number that is not finite is null in it."""
+    return json.dumps(_finite_or_none(value), allow_nan=False)
+
+
+def _finite_or_none(value: Any) -> Any:
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, dict):
+        return {key: _finite_or_none(item) for key, item in value.items()}
+    return [_finite_or_none(item) for item in value] if isinstance(value, tuple | list) else value
 
 
 def floats_to_text(values: Mapping[str, Any]) -> dict[str, Any]:

@@ -147,7 +147,7 @@ class RunFolder:
         tensors: dict[str, Any] = {"weights": weights}
         tensors |= {f"optimizer/{name}": values for name, values in optimizer.items()}
         tensors |= {} if noised is None else {"noised": noised}
-        self.write(_CHECKPOINT, save(tensors, {"progress": json.dumps(asdict(progress))}))
+        self.write(_CHECKPOINT, save(tensors, {"progress": json.dumps(asdict(progress), allow_nan=False)}))
 
     def load_checkpoint(self) -> tuple[Progress, Vector, dict[str, NDArray[np.float64]]] | None:
         """What `save_checkpoint` stored last, or None before the first.

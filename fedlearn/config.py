@@ -257,7 +257,7 @@ class RunConfig(_Section):
 
     def to_toml(self) -> str:
         """The run as a TOML file that `load` reads back."""
-        return tomli_w.dumps(json.loads(json.dumps(self.model_dump(exclude_none=True))))
+        return tomli_w.dumps(json.loads(json.dumps(self.model_dump(exclude_none=True), allow_nan=False)))
 
     @property
     def source(self) -> Path | None:

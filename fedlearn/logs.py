@@ -8,7 +8,6 @@ Guarantees:
     sentences of a `FedlearnError` stand there, for they are written for a log, but not those of a `DataError`.
 """
 
-import json
 import logging
 import os
 import re
@@ -18,6 +17,7 @@ from datetime import UTC, datetime
 from types import TracebackType
 from typing import Any, Final, Protocol, TextIO
 
+from fedlearn.canonical import told_json
 from fedlearn.errors import ConfigError, DataError, FedlearnError
 
 __all__ = ["LOG_VARIABLE", "Tell", "begin_log", "line_of", "log_as_json", "tell", "tell_error", "without_secrets"]
@@ -81,7 +81,7 @@ def log_as_json(stream: TextIO | None = None, *, level: int = logging.INFO) -> N
 
 def line_of(logger: str, message: str) -> str:
     """A line with another program's words."""
-    return json.dumps(_line(datetime.now(UTC), "info", logger, message))
+    return told_json(_line(datetime.now(UTC), "info", logger, message))
 
 
 def without_secrets(line: str) -> str:
@@ -95,7 +95,7 @@ class _JsonLines(logging.Formatter):
         line = _line(time, record.levelname.lower(), record.name, _message(record)) | getattr(record, _FACTS, {})
         if record.exc_info and record.exc_info[1] is not None:
             line |= _of_exception(record.exc_info[1])
-        return json.dumps(line)
+        return told_json(line)
 
 
 def _line(time: datetime, level: str, logger: str, message: str) -> dict[str, Any]:

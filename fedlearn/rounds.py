@@ -329,7 +329,7 @@ def _use_spare_round(coordinator: Coordinator, error: AttemptFailedError | None)
     progress = coordinator.progress
     if progress.spare_rounds_left == 0:
         coordinator.save(progress.next_attempt())
-        why = error or "the run was interrupted in the middle of an attempt"
+        why = f"{error}; {_WHERE_REASONS_ARE}" if error else "the run was interrupted in the middle of an attempt"
         raise RunFailedError(
             f"round {progress.round + 1}: {why}; no spare round is left, and what was sent counts as spent"
         )

@@ -1,7 +1,9 @@
 """Rules about the house itself: light imports, public names, short modules, everything documented."""
 
+import ast
 import importlib
 import json
+import math
 import re
 import subprocess
 import sys
@@ -16,6 +18,7 @@ from typer.main import get_command
 import fedlearn
 from fedlearn import errors
 from fedlearn.cli import app
+from fedlearn.cli.options import print_json
 from fedlearn.config import REGISTRY_NAMES, ColumnConfig, RunConfig
 
 ROOT = Path(__file__).parent.parent
@@ -52,6 +55,34 @@ def test_what_an_auditor_imports_needs_no_gpu_stack() -> None:
         "opacus",
         "ray",
     }
+
+
+def test_no_json_is_written_that_may_say_nan() -> None:
+    """Python writes NaN and Infinity, which are not JSON, unless it is told not to."""
+    found, may = 0, []
+    for path in MODULES:
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if not isinstance(node, ast.Call) or ast.unparse(node.func) not in ("json.dumps", "json.dump", "dumps"):
+                continue
+            found += 1
+            if not any(word.arg == "allow_nan" and ast.unparse(word.value) == "False" for word in node.keywords):
+                may.append(f"{path.relative_to(ROOT)}:{node.lineno}")
+    assert found > 10
+    assert may == []
+
+
+def test_a_command_prints_json_by_one_function_alone() -> None:
+    for path in (ROOT / "fedlearn" / "cli").glob("*.py"):
+        assert not re.search(r"echo\(json|print\(json", path.read_text(encoding="utf-8")), path.name
+
+
+def test_what_a_command_prints_is_json_by_the_standard(capsys: pytest.CaptureFixture[str]) -> None:
+    def refuse(constant: str) -> None:
+        raise AssertionError(constant)
+
+    print_json({"loss": math.nan, "of": [1.5, -math.inf, ("x", math.inf)]})
+    printed = json.loads(capsys.readouterr().out, parse_constant=refuse)
+    assert printed == {"loss": None, "of": [1.5, None, ["x", None]]}
 
 
 def test_public_names_are_sorted_and_resolve() -> None:

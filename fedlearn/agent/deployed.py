@@ -24,11 +24,11 @@ from torch import nn
 from fedlearn.agent.agent import Holder, Premises
 from fedlearn.agent.agreement import Agreement
 from fedlearn.agent.frames import MAX_FRAME_BYTES, REFUSAL, Frame
+from fedlearn.agent.last_run import WorkWatch, keep_unusable
 from fedlearn.agent.masked_agent import MaskedAgent, seal
 from fedlearn.agent.secrecy import close_to_others
 from fedlearn.agent.socket import AgentServer, check_socket_path, is_answering, other_user, same_user
 from fedlearn.agent.source import Source, Unusable, model_dimension, start_model
-from fedlearn.agent.unusable_rows import keep_unusable
 from fedlearn.config import RunConfig
 from fedlearn.crypto.key_files import read_signing_key
 from fedlearn.crypto.signatures import SigningKey
@@ -156,7 +156,7 @@ class DeployedAgent:
             FedlearnError: the configuration cannot be read, or no data set of the policy is meant.
         """
         with self._beginning:
-            agent = self._sessions.get(frame.session) or self._new_agent(decode_advertise(frame.body)[1])
+            agent = self._sessions.get(frame.session) or self._new_agent(frame.session, decode_advertise(frame.body)[1])
             reply = agent.handle("advertise", request)
             if not reply.startswith(REFUSAL):
                 _log.info("session %s, round %d, attempt %d begins", frame.session, frame.round, frame.attempt)
@@ -178,7 +178,7 @@ class DeployedAgent:
                     raise ProtocolError(
                         "an attestation for a session that never began, or released nothing and is long ago"
                     )
-                agent = self._new_agent(config)
+                agent = self._new_agent(frame.session, config)
             return agent.handle("attest", request)
 
     def _keep(self, session: str, agent: MaskedAgent) -> None:
@@ -187,14 +187,14 @@ class DeployedAgent:
             kept.pop(next(iter(kept))).forget()
         self._sessions = {**kept, session: agent}
 
-    def _new_agent(self, body: bytes) -> MaskedAgent:
+    def _new_agent(self, session: str, body: bytes) -> MaskedAgent:
         """This holder in a session of that configuration, with the data set that it is about."""
         config = RunConfig.from_bytes(body)
         dataset_id = self._policy.dataset_of(config)
         source, limits = Source.of(self._policy, dataset_id), self._limits[dataset_id]
-        holder = Holder(
-            self._policy.client_id, dataset_id, self._reader(source, config, dataset_id), fingerprint=source.fingerprint
-        )
+        watch = WorkWatch(self._policy.path.parent, dataset_id, session)
+        records = self._reader(source, config, dataset_id, watch)
+        holder = Holder(self._policy.client_id, dataset_id, records, fingerprint=source.fingerprint)
         premises = Premises(
             policy=limits,
             ledger=self._ledger,
@@ -204,14 +204,16 @@ class DeployedAgent:
             device=self._device,
             keep_model=partial(self._keep_model, source),
             same_user=self._same_user,
+            on_failure=watch.failed,
         )
         return MaskedAgent(holder, self._member, self._roster, premises)
 
-    def _reader(self, source: Source, config: RunConfig, dataset_id: str) -> Callable[[], Dataset]:
+    def _reader(self, source: Source, config: RunConfig, dataset_id: str, watch: WorkWatch) -> Callable[[], Dataset]:
         """Reads the records; once a session the holder, and nobody else, is told which rows are none."""
         told: list[Unusable] = []
 
         def read() -> Dataset:
+            watch.begin()
             records, unusable = source.loaded(config)
             if not told:
                 told.append(unusable)

@@ -81,7 +81,7 @@ class Work:
         update = train_privately(
             self.model,
             weights,
-            _records_or_none(client),
+            _records_or_none(client, self.on_failure),
             device=self.device,
             alone=self.alone,
             on_failure=failures.append,
@@ -252,10 +252,11 @@ def _watched(work: LocalWork, on_failure: OnFailure) -> LocalWork:
     return watched
 
 
-def _records_or_none(client: Contributor) -> Dataset | None:
+def _records_or_none(client: Contributor, on_failure: OnFailure) -> Dataset | None:
     """A client's records; None where reading them fails: its steps are taken all the same, with their noise."""
     try:
         return client.records()
-    except Exception:  # docs/privacy-model.md
+    except Exception as error:  # docs/privacy-model.md
         _log.exception("the records cannot be read; every step is noise alone")
+        on_failure(error)
         return None

@@ -38,7 +38,7 @@ class Tally:
 
     def add_reason(self, reason: str) -> None:
         """Count one that failed elsewhere."""
-        self._lines.write(json.dumps(reason).encode() + b"\n")
+        self._lines.write(json.dumps(reason, allow_nan=False).encode() + b"\n")
 
     def take(self) -> list[str]:
         """The reasons of all failures since the last time."""

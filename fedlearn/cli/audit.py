@@ -1,11 +1,11 @@
 """`fedlearn audit`: attacks on a run's real code path. Exit code 1 where one proves more than the run claims."""
 
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from fedlearn.cli.options import print_json
 from fedlearn.errors import FedlearnError
 
 if TYPE_CHECKING:
@@ -104,7 +104,7 @@ class _Audited:
             self._folder.write(told, pictures=audit.pictures())
             typer.echo(f"Written: {self._folder.file}", err=True)
         if as_json:
-            typer.echo(json.dumps(told))
+            print_json(told)
         if audit.failure:
             raise FedlearnError(audit.failure)
 

@@ -1,12 +1,11 @@
 """Commands that look and do not train: `plan`, `report`, `verify`, `doctor`."""
 
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from fedlearn.cli.options import AsJson, Home
+from fedlearn.cli.options import AsJson, Home, print_json
 from fedlearn.cli.statements import guarantee_lines
 from fedlearn.errors import ConfigError, FedlearnError
 from fedlearn.home import home_folder
@@ -38,11 +37,11 @@ def plan(
         planned = simulation.plan(config)
     except ConfigError as error:
         if as_json:
-            typer.echo(json.dumps({"refusals": [str(error)], "warnings": []}))
+            print_json({"refusals": [str(error)], "warnings": []})
         raise
     if as_json:
         told: dict[str, Any] = {**planned.as_dict(), "refusals": []}
-        typer.echo(json.dumps(told))
+        print_json(told)
     else:
         _show(planned, masking=config.secure_aggregation.masking)
 
@@ -97,7 +96,7 @@ def verify(
     except ConfigError as error:
         raise ConfigError(f"{certificate}: {error}") from None
     if as_json:
-        typer.echo(json.dumps(verification.as_dict()))
+        print_json(verification.as_dict())
     else:
         _tell_verification(verification)
     if not verification.passed:
@@ -122,7 +121,7 @@ def doctor(
         if not as_json:
             _tell_check(check)
     if as_json:
-        typer.echo(json.dumps({"checks": [check.as_dict() for check in checks]}))
+        print_json({"checks": [check.as_dict() for check in checks]})
     failed = [check for check in checks if check.status == "error"]
     if failed:
         # The names alone: the sentence goes into a log, and a detail may be of somebody's row.

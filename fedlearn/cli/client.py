@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Final
 import typer
 
 from fedlearn.cli import holder, join, ledger
-from fedlearn.cli.options import Home
+from fedlearn.cli.options import Home, print_json
 from fedlearn.errors import ConfigError, RefusedError
 from fedlearn.home import home_folder
 
@@ -91,7 +91,7 @@ def check_policy(
 
     check = policy_check.check_policy(policy_file, run, dimension=dimension)
     if as_json:
-        typer.echo(json.dumps(check.as_dict()))
+        print_json(check.as_dict())
     else:
         _tell_check(check)
     if check.refused:
@@ -119,7 +119,7 @@ def accept_schema(
 
     path = _policy_path(policy_file, home)
     asked = AskedSchema.of(path, run)
-    typer.echo(tomli_w.dumps({"data": json.loads(json.dumps(asked.schema))}))
+    typer.echo(tomli_w.dumps({"data": json.loads(json.dumps(asked.schema, allow_nan=False))}))
     typer.echo(f"data set {asked.dataset_id}, schema SHA-256 {asked.sha256}")
     if sha256 is None and not holder.agrees(f"let runs read {asked.dataset_id} so?"):
         raise ConfigError("nothing was changed; or give --sha256 with this hash")

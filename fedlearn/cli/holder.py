@@ -1,6 +1,5 @@
 """`fedlearn client start | stop | status | pause | leave`: the running side of a data holder."""
 
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -8,7 +7,7 @@ import click
 import typer
 
 from fedlearn.cli.ledger import tell_account
-from fedlearn.cli.options import AsJson, Home, check_output_file, write_output
+from fedlearn.cli.options import AsJson, Home, check_output_file, print_json, write_output
 from fedlearn.errors import ConfigError, FedlearnError
 from fedlearn.home import home_folder
 from fedlearn.logs import tell
@@ -66,7 +65,7 @@ def status(home: Home = None, as_json: AsJson = False) -> None:
 
     found = read_status(_folder(home))
     if as_json:
-        typer.echo(json.dumps(found.as_dict()))
+        print_json(found.as_dict())
     else:
         _tell(found)
 
@@ -177,6 +176,8 @@ def _tell(found: "HolderStatus") -> None:
         )
     for name, sentence in found.unusable_rows.items():
         typer.echo(f"  data set {name}, in its last run: {one_line(sentence)}")
+    for name, work in found.failed_work.items():
+        typer.echo(f"  data set {name}, in its last run: {one_line(work.sentence)}")
     for account in found.accounts:
         tell_account(account, with_estimate=False)
 

@@ -1,13 +1,12 @@
 """`fedlearn client ledger`: what a data holder's releases cost so far. Who looks changes nothing."""
 
-import json
 from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from fedlearn.cli.options import AsJson, Home
+from fedlearn.cli.options import AsJson, Home, print_json
 from fedlearn.errors import ConfigError
 from fedlearn.home import home_folder
 
@@ -28,7 +27,7 @@ def show(ledger: LedgerFile = None, home: Home = None, as_json: AsJson = False) 
 
     statement = read_statement(_path(ledger, home))
     if as_json:
-        typer.echo(json.dumps(statement.as_dict()))
+        print_json(statement.as_dict())
         return
     for account in statement.accounts:
         tell_account(account)
@@ -45,7 +44,7 @@ def verify(ledger: LedgerFile = None, home: Home = None, as_json: AsJson = False
     statement = read_statement(path)
     if as_json:
         told = statement.as_dict()
-        typer.echo(json.dumps({"consistent": True, **{key: told[key] for key in ("entries", "head", "counted")}}))
+        print_json({"consistent": True, **{key: told[key] for key in ("entries", "head", "counted")}})
         return
     typer.echo(f"{path}: all {statement.entries} rows are what was written; the head is {statement.head.hex()}")
     if statement.counted is None:

@@ -1,19 +1,25 @@
 """Options that several commands have."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
+from fedlearn.canonical import told_json
 from fedlearn.errors import ConfigError
 
-__all__ = ["AsJson", "Home", "Overrides", "check_output_file", "write_output"]
+__all__ = ["AsJson", "Home", "Overrides", "check_output_file", "print_json", "write_output"]
 
 Home = Annotated[
     Path | None, typer.Option("--home", help="The party's folder; by default $FEDLEARN_HOME or ~/.fedlearn.")
 ]
 Overrides = Annotated[list[str] | None, typer.Option("--set", help="section.key=value, any number of times.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object as the last line.")]
+
+
+def print_json(value: Any) -> None:
+    """Print what `--json` asks for, on one line; a number that is not finite is null."""
+    typer.echo(told_json(value))
 
 
 def check_output_file(path: Path) -> None:

@@ -1,6 +1,5 @@
 """`fedlearn server`: the operator of a coordinator."""
 
-import json
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -9,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
 
-from fedlearn.cli.options import AsJson, Home, Overrides, check_output_file, write_output
+from fedlearn.cli.options import AsJson, Home, Overrides, check_output_file, print_json, write_output
 from fedlearn.cli.statements import guarantee_lines, percent
 from fedlearn.errors import ConfigError, RunFailedError
 from fedlearn.home import home_folder
@@ -85,7 +84,7 @@ def invite(
     until = time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime(time.time() + days * 86400))
     typer.echo(f"each is good once, until {until}, and kept nowhere: give it to its holder alone", err=True)
     if as_json:
-        typer.echo(json.dumps({invitation.name: invitation.code for invitation in invitations}))
+        print_json({invitation.name: invitation.code for invitation in invitations})
 
 
 @app.command("roster")
@@ -195,7 +194,7 @@ def run_(
     progressed = _watch(server, run)
     typer.echo(f"Run folder: {progressed.folder} (open {progressed.folder / 'report.html'})", err=True)
     if as_json:
-        typer.echo(json.dumps(progressed.as_dict()))
+        print_json(progressed.as_dict())
 
 
 @app.command("runs")
@@ -205,7 +204,7 @@ def runs(as_json: AsJson = False, home: Home = None) -> None:
     for progressed in told:
         typer.echo(_line(progressed))
     if as_json:
-        typer.echo(json.dumps({"runs": [progressed.as_dict() for progressed in told]}))
+        print_json({"runs": [progressed.as_dict() for progressed in told]})
 
 
 @app.command("status")
@@ -215,7 +214,7 @@ def status(watch: Watch = False, as_json: AsJson = False, home: Home = None) -> 
     while True:
         told = _status(server)
         if as_json:
-            typer.echo(json.dumps(told))
+            print_json(told)
         else:
             _show_status(told)
         if not watch:

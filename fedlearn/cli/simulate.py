@@ -1,12 +1,12 @@
 """`fedlearn simulate`: many clients on one machine."""
 
-import json
 from pathlib import Path
 from statistics import fmean
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from fedlearn.cli.options import print_json
 from fedlearn.cli.statements import guarantee_lines, percent
 from fedlearn.errors import ConfigError
 from fedlearn.shipped import scenario_names, scenario_path
@@ -100,7 +100,7 @@ def _tell(results: list["RunResult"], *, as_json: bool) -> None:
         _say(last.local_work.sentence)
     _say(f"Run folder: {last.run_dir} (open {last.run_dir / 'report.html'})")
     if as_json:
-        typer.echo(json.dumps(told))
+        print_json(told)
 
 
 def _say(line: str) -> None:

@@ -252,7 +252,8 @@ def _days(text: str) -> float | None:
 
 def toml_key(name: str) -> str:
     """A name as it is written in a TOML section: in quotes where it must be."""
-    return name if re.fullmatch(r"[A-Za-z0-9_-]+", name, re.ASCII) else json.dumps(name, ensure_ascii=False)
+    bare = re.fullmatch(r"[A-Za-z0-9_-]+", name, re.ASCII)
+    return name if bare else json.dumps(name, ensure_ascii=False, allow_nan=False)
 
 
 def text_of(value: object) -> str:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Final
 
 from fedlearn.agent.deployed import MODELS_FOLDER, PAUSED_FILE
-from fedlearn.agent.unusable_rows import unusable_of_last_run
+from fedlearn.agent.last_run import FailedWork, failed_work_of_last_run, unusable_of_last_run
 from fedlearn.deployment.starting import NODE_FOLDER, holder_process
 from fedlearn.deployment.supervisor import POLICY_KEY, STATE_FILE
 from fedlearn.durable import read_small
@@ -37,6 +37,7 @@ class HolderStatus:
     policy_differs: bool
     accounts: tuple[Account, ...]
     unusable_rows: Mapping[str, str]  # of the last run of each data set, a sentence
+    failed_work: Mapping[str, FailedWork]  # of the last run of each data set, where any failed
 
     def as_dict(self) -> dict[str, object]:
         """As JSON has it."""
@@ -49,6 +50,7 @@ class HolderStatus:
             "policy_differs": self.policy_differs,
             "datasets": [account.as_dict() for account in self.accounts],
             "unusable_rows": dict(self.unusable_rows),
+            "failed_work": {name: work.as_dict() for name, work in self.failed_work.items()},
         }
 
 
@@ -75,6 +77,7 @@ def read_status(folder: Path) -> HolderStatus:
         policy_differs=policy_differs(folder),
         accounts=tuple(read_statement(ledger).accounts) if ledger.exists() else (),
         unusable_rows=unusable_of_last_run(folder),
+        failed_work=failed_work_of_last_run(folder),
     )
 
 

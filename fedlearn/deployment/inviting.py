@@ -65,13 +65,12 @@ def answer_request(home: ServerHome, federation: Federation, request: Path, outp
     except RefusedError as error:
         raise RefusedError(f"{request}: {error}; nobody was let in") from None
     authority = home.authority.certificate.pem.decode("ascii")
-    answer = json.dumps(
-        {"address": home.superlink_address, "authority": authority, "name": member.name}, sort_keys=True
-    )
+    told = {"address": home.superlink_address, "authority": authority, "name": member.name}
+    answer = json.dumps(told, sort_keys=True, allow_nan=False)
     proof = answer_proof(member.verifier, home.pin, answer.encode())
     content = {"format": ANSWER_FORMAT, "answer": answer, "proof": proof.hex()}
     try:
-        write_whole(output, json.dumps(content, indent=2).encode() + b"\n", mode=0o644)
+        write_whole(output, json.dumps(content, indent=2, allow_nan=False).encode() + b"\n", mode=0o644)
     except OSError as error:
         raise ConfigError(f"{output}: cannot be written: {error.strerror}") from None
     return member.name

@@ -102,7 +102,7 @@ class JoinClient:
         return nonce
 
     def _post(self, path: str, fields: Mapping[str, str]) -> tuple[int, bytes]:
-        return _exchange(self._address, self._context, "POST", path, json.dumps(fields).encode())
+        return _exchange(self._address, self._context, "POST", path, json.dumps(fields, allow_nan=False).encode())
 
 
 def _not_ready(address: str, status: int) -> RunFailedError:

@@ -113,7 +113,7 @@ def join_app(home: ServerHome, federation: Federation, *, clock: Callable[[], fl
             if not nonces.take(nonce):
                 raise ValueError("a nonce that was not given, or is used")
             member = federation.admit(read_applicant(fields), proof, signature, pin=pin, nonce=nonce)
-            return Response(json.dumps({"address": home.superlink_address, "name": member.name}))
+            return Response(json.dumps({"address": home.superlink_address, "name": member.name}, allow_nan=False))
 
         return await _guarded(request, guesses, admit)
 

@@ -137,7 +137,7 @@ def write_request(home: Path, code_text: str, file: Path, *, contact: str = "", 
     applicant, identity = _applicant(folder, contact)
     fields = {"format": REQUEST_FORMAT, **_signed(code, applicant, identity, NO_NONCE)}
     _write(folder / "code", code.to_text().encode(), mode=0o600)  # the answer is checked with it
-    _write(file, json.dumps(fields, indent=2).encode() + b"\n", mode=0o600)
+    _write(file, json.dumps(fields, indent=2, allow_nan=False).encode() + b"\n", mode=0o600)
 
 
 def accept_answer(home: Path, file: Path) -> Joined:

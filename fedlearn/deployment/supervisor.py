@@ -222,7 +222,7 @@ class Supervisor:
             },
         }
         try:
-            write_whole(self._folder / STATE_FILE, json.dumps(state).encode(), mode=0o600)
+            write_whole(self._folder / STATE_FILE, json.dumps(state, allow_nan=False).encode(), mode=0o600)
         except OSError as error:
             _log.warning("%s cannot be written: %s", STATE_FILE, error.strerror)
 

@@ -51,10 +51,14 @@ class Guarantee:
         return self.epsilon > WEAK_ABOVE
 
     def as_dict(self) -> dict[str, object]:
-        """The fields as JSON has them: the three epsilons rounded up to 6 decimals, tuples as lists."""
+        """The fields as JSON has them: the three epsilons rounded up to 6 decimals, tuples as lists.
+
+        None, in JSON null, stands for an epsilon that is not known, or that is no bound for it is infinite.
+        """
         values = asdict(self)
         for key in ("epsilon", "epsilon_estimate", "epsilon_if_masking_fails"):
-            values[key] = None if values[key] is None else rounded_up(values[key], 6)
+            known = values[key] is not None and math.isfinite(values[key])
+            values[key] = rounded_up(values[key], 6) if known else None
         return values | {
             "privacy_unit": str(self.privacy_unit),
             "holds_against": list(self.holds_against),

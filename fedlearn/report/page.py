@@ -55,7 +55,7 @@ def draw_report(run_folder: Path, run: RunFolder) -> Path:
         ConfigError: `audit.json` is damaged, or the page cannot be written.
     """
     page = _rendered(run, audit_cards(run_folder, run.config)).encode("utf-8")
-    entries = json.dumps(registry_entries(run.certified), indent=2, sort_keys=True) + "\n"
+    entries = json.dumps(registry_entries(run.certified), indent=2, sort_keys=True, allow_nan=False) + "\n"
     target = run_folder / "report.html"
     try:
         write_whole(run_folder / REGISTRY_FILE, entries.encode("ascii"), mode=0o644)

@@ -114,6 +114,7 @@ class Aggregator:
         self.context, self.roster = context, roster
         self.stage = Stage.ADVERTISE
         self.incidents: list[Incident] = []
+        self.refused: set[bytes] = set()  # who refused a stage, under its signature
         self._model, self._threads = model, threads
         self._context_hash = hash_context(context)
         self._masking_hash = b""
@@ -216,6 +217,7 @@ class Aggregator:
 
     def _take(self, client_id: bytes, reply: memoryview) -> None:
         if reply == REFUSAL:
+            self.refused.add(client_id)
             raise ProtocolError("refused")
         match self.stage:
             case Stage.ADVERTISE:

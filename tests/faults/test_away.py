@@ -45,8 +45,36 @@ def test_a_run_that_its_holders_refuse_ends_soon_and_says_so(policies, tmp_path)
     agents = [DeployedAgent(policy) for policy in policies]
     for policy in policies:
         policy.with_name(PAUSED_FILE).touch()
-    with pytest.raises(RunFailedError, match=r"4 attempts ended so, before a vector was asked for; .* its own log"):
+    told = r"refused by 4 of 4; 4 attempts ended so, before a vector was asked for; .* its own log"
+    with pytest.raises(RunFailedError, match=told):
         run_over(agents, tmp_path / "run", CONFIG, small_roster())
     for agent in agents:
         assert agent.ledger.events("digits") == []
         agent.close()
+
+
+class Refusing:
+    """An agent that loses its sessions before it is asked for a vector: its holder's agent was started again."""
+
+    def __init__(self, policy: Path) -> None:
+        self.policy, self.agent = policy, DeployedAgent(policy)
+
+    def handle(self, client: int, stage: str, request: bytes) -> bytes:
+        if stage == "masked":
+            self.agent.close()
+            self.agent = DeployedAgent(self.policy)
+        return self.agent.handle(client, stage, request)
+
+
+def test_an_attempt_that_ends_after_vectors_were_asked_for_says_how_many_refused_and_where_reasons_stand(
+    policies, tmp_path
+):
+    agents = [Refusing(policies[0]), Refusing(policies[1]), *map(DeployedAgent, policies[2:])]
+    told = (
+        r"2 clients sent a vector; .*; refused by 2 of 4; why .* its own log .*; no spare round is left, and what was "
+        "sent counts as spent"
+    )
+    with pytest.raises(RunFailedError, match=told):
+        run_over(agents, tmp_path / "run", CONFIG, small_roster())
+    for agent in agents:
+        (agent.agent if isinstance(agent, Refusing) else agent).close()

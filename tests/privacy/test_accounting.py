@@ -2,6 +2,7 @@
 
 import logging
 import math
+from dataclasses import replace
 from decimal import Decimal
 from fractions import Fraction
 
@@ -224,3 +225,5 @@ def test_a_guarantee_above_ten_is_weak_and_its_json_is_plain():
     assert values["epsilon_if_masking_fails"] == 12.345679
     assert values["privacy_unit"] == "record"
     assert values["holds_against"] == ["the server"]
+    endless = replace(guarantee, epsilon=math.inf, epsilon_if_masking_fails=math.inf).as_dict()
+    assert (endless["epsilon"], endless["epsilon_if_masking_fails"]) == (None, None), "JSON has no infinity"
