@@ -42,7 +42,7 @@ from fedlearn.config_values import (
 )
 from fedlearn.errors import ConfigError
 from fedlearn.overrides import override_items, set_value
-from fedlearn.schema import check_public_test
+from fedlearn.schema import check_public_test, columns_by_name
 from fedlearn.shipped import scenario_names, scenario_path
 from fedlearn.toml import read_toml
 from fedlearn.wording import nearest, sentence_of
@@ -72,7 +72,7 @@ REQUIRED_KEYS: Mapping[str, tuple[str, ...]] = {
 }
 # Where records lie; what only a simulation knows, and what stays at the coordinator: neither is in the canonical bytes.
 _PATHS = ("path", "public_test")
-_NOT_CANONICAL = ("public_test", "public", "path", "client_column", "population_size", "partition", "alpha")
+_NOT_CANONICAL = ("features", "public_test", "public", "path", "client_column", "population_size", "partition", "alpha")
 
 
 class _Section(BaseModel):
@@ -124,6 +124,7 @@ class DataSection(_Section):
     label: Text | None = None
     classes: Classes | None = None
     columns: dict[Text, ColumnConfig] = Field(default_factory=dict, max_length=MOST_COLUMNS)
+    features: Annotated[Texts, Field(max_length=MOST_COLUMNS)] | None = None
     ignore: Texts | None = None
     public: bool | None = None
     path: str | None = None
@@ -221,6 +222,15 @@ class RunConfig(_Section):
         Raises:
             ConfigError: as `load`.
         """
+        config = cls._checked(values, place)
+        columns = columns_by_name(config.data.columns, config.data.features, place)
+        if len(columns) > MOST_COLUMNS:
+            raise ConfigError(f"{place}: data.columns has {len(columns)} columns; expected at most {MOST_COLUMNS}")
+        return config.model_copy(update={"data": config.data.model_copy(update={"columns": columns})})
+
+    @classmethod
+    def _checked(cls, values: Mapping[str, Any], place: str) -> Self:
+        """A configuration whose sections of columns are taken as they are named."""
         try:
             config = cls.model_validate(values)
         except ValidationError as error:
@@ -240,7 +250,7 @@ class RunConfig(_Section):
         """
         try:
             values = read_json(body, what="the configuration received")
-            config = cls.from_values(floats_from_text(values, cls), place="configuration")
+            config = cls._checked(floats_from_text(values, cls), "configuration")
         except (ValueError, TypeError, LookupError, AttributeError, ArithmeticError, RecursionError):
             raise ConfigError("the configuration received is not valid canonical JSON") from None
         if config.to_bytes() != body:

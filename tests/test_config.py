@@ -24,7 +24,7 @@ from fedlearn.wording import nearest, one_line
 KEYS = {
     "run": {"rounds", "spare_rounds", "seed"},
     "data": {
-        *("dataset", "public_test", "public", "ignore", "label", "classes", "columns"),
+        *("dataset", "public_test", "public", "ignore", "label", "classes", "columns", "features"),
         *("path", "client_column", "population_size", "partition", "alpha"),
     },
     "model": {"name", "options"},
@@ -39,7 +39,7 @@ KEYS = {
     "runtime": {"engine", "device", "workers", "dropout", "compile", "ray_address"},
 }
 COLUMN_KEYS = {"low", "high", "values", "impute", "missing"}
-SIMULATE_ONLY = ("path", "client_column", "population_size", "partition", "alpha")
+SIMULATE_ONLY = ("features", "path", "client_column", "population_size", "partition", "alpha")
 
 
 def section(name: str) -> type[BaseModel]:

@@ -23,7 +23,7 @@ FLOATS = {
     "training": ["learning_rate"],
     "privacy": ["target_epsilon", "delta", "max_grad_norm", "clipping_norm"],
 }
-LEFT_OUT = ["path", "public_test", "public", "client_column", "population_size", "partition", "alpha"]
+LEFT_OUT = ["features", "path", "public_test", "public", "client_column", "population_size", "partition", "alpha"]
 
 
 def canonical(toml: dict[str, dict[str, object]]) -> bytes:
@@ -144,7 +144,10 @@ def test_the_canonical_configuration_is_that_of_the_page() -> None:
             "dataset": "csv",
             "label": "ill",
             "classes": [["no"], ["ja", "\u00e9"]],
+            "features": ["p1", "p2", "p3", "sex"],
             "columns": {
+                "p*": {"low": -1, "high": 1, "missing": []},
+                "p2": {"low": 0, "high": 1, "missing": []},
                 "age": {"low": 0, "high": 100.5, "impute": 3, "missing": ["?"]},
                 "sex": {"values": ["f", "m"], "impute": "f", "missing": []},
             },
@@ -175,6 +178,8 @@ def test_the_canonical_configuration_is_that_of_the_page() -> None:
         "runtime": {"workers": 1},
     }
     config = RunConfig.from_values(json.loads(json.dumps(toml)), place="a test")
+    columns = toml["data"]["columns"]
+    columns["p1"], columns["p3"] = dict(columns["p*"]), columns.pop("p*")
     assert config.to_bytes() == canonical(toml)
     assert RunConfig.from_bytes(config.to_bytes()).to_bytes() == config.to_bytes()
 
