@@ -83,7 +83,9 @@ class _Section(BaseModel):
     def _lists_are_tuples(cls, values: Any) -> Any:
         if isinstance(values, dict) and len(values) > MOST_KEYS:
             raise ValueError(f"expected a section of at most {MOST_KEYS} keys, not {len(values)}")
-        return as_tuples(values)
+        if not isinstance(values, dict):
+            return values
+        return {key: as_tuples(item) if isinstance(item, list) else item for key, item in values.items()}
 
 
 def as_tuples(value: Any) -> Any:

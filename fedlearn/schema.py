@@ -82,8 +82,8 @@ def columns_by_name(columns: Mapping[str, _C], features: Sequence[str] | None, p
     if features is None:
         if pattern := next((name for name in columns if "*" in name), None):
             raise ConfigError(
-                f'{place}: data.columns has the pattern "{pattern}", and nothing says which columns there are; list the '
-                'names of all features, such as data.features = ["p1", "p2"]'
+                f'{place}: data.columns has the pattern "{pattern}", and nothing says which columns there are; list '
+                'the names that it is for, such as data.features = ["p1", "p2"]'
             )
         return dict(columns)
     listed = dict.fromkeys(features)
@@ -100,8 +100,8 @@ def columns_by_name(columns: Mapping[str, _C], features: Sequence[str] | None, p
         matched = [name for name in listed if name not in columns and matches(name)]
         if not matched:
             raise ConfigError(
-                f'{place}: the pattern "{pattern}" of data.columns matches none of data.features that has no section of '
-                "its own; remove it, or list the names that it is for"
+                f'{place}: the pattern "{pattern}" of data.columns matches none of data.features that has no section '
+                "of its own; remove it, or list the names that it is for"
             )
         for name in matched:
             if name in matched_by:

@@ -205,7 +205,7 @@ class _Description:
             input_shape=self.input_shape,
             name=self.model_section.name,
             options=self.model_section.options,
-            columns={name: Column(**column.model_dump()) for name, column in self.data.columns.items()},
+            columns={name: Column(**dict(column)) for name, column in self.data.columns.items()},
         )
 
 

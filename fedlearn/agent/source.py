@@ -37,7 +37,7 @@ def data_options(config: RunConfig) -> DataOptions:
         public_test=data.public_test,
         label=data.label,
         classes=data.classes,
-        columns={name: Column(**column.model_dump()) for name, column in data.columns.items()},
+        columns={name: Column(**dict(column)) for name, column in data.columns.items()},
         client_column=data.client_column,
         ignore=data.ignore or (),
     )

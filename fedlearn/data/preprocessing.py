@@ -119,44 +119,50 @@ def check_columns(columns: Mapping[str, Column]) -> None:
             "feature: bounds measured on private records would leak them"
         )
     for name, column in columns.items():
-        key = f"data.columns.{toml_key(name)}"
         if column.values is not None:
-            _check_values(key, column, column.values)
+            _check_values(name, column, column.values)
         elif column.low is None or column.high is None:
             lacking = " and ".join(bound for bound in ("low", "high") if getattr(column, bound) is None)
             raise ConfigError(
-                f"{key} has no {lacking}; write low and high, or values, as anybody may know them without seeing the "
-                "records: bounds measured on private records would leak them"
+                f"{_key(name)} has no {lacking}; write low and high, or values, as anybody may know them without "
+                "seeing the records: bounds measured on private records would leak them"
             )
         else:
-            _check_bounds(key, column, column.low, column.high)
+            _check_bounds(name, column, column.low, column.high)
 
 
-def _check_bounds(key: str, column: Column, low: float, high: float) -> None:
+def _key(name: str) -> str:
+    return f"data.columns.{toml_key(name)}"
+
+
+def _check_bounds(name: str, column: Column, low: float, high: float) -> None:
     if not -math.inf < low < high < math.inf:
-        raise ConfigError(f"{key} has low = {low} and high = {high}; expected finite numbers, low below high")
+        raise ConfigError(f"{_key(name)} has low = {low} and high = {high}; expected finite numbers, low below high")
     if high / 2 == low / 2:
-        raise ConfigError(f"{key} has low = {low} and high = {high}; expected bounds that are further apart")
+        raise ConfigError(f"{_key(name)} has low = {low} and high = {high}; expected bounds that are further apart")
     impute = column.impute
     if impute is not None and (isinstance(impute, str) or not low <= impute <= high):
-        raise ConfigError(f"{key}.impute is {impute!r}; expected a number within the bounds {low} to {high}")
+        raise ConfigError(f"{_key(name)}.impute is {impute!r}; expected a number within the bounds {low} to {high}")
 
 
-def _check_values(key: str, column: Column, values: Sequence[str]) -> None:
+def _check_values(name: str, column: Column, values: Sequence[str]) -> None:
     if column.low is not None or column.high is not None:
-        raise ConfigError(f"{key} has both bounds and values; write low and high for a number, values for a category")
+        raise ConfigError(
+            f"{_key(name)} has both bounds and values; write low and high for a number, values for a category"
+        )
     if not values or len({text_of(value) for value in values}) != len(values):
-        raise ConfigError(f"{key}.values is {list(values)}; expected at least one value, and each one once")
+        raise ConfigError(f"{_key(name)}.values is {list(values)}; expected at least one value, and each one once")
     if column.impute is not None and text_of(column.impute) not in map(text_of, values):
-        raise ConfigError(f"{key}.impute is {column.impute!r}; expected one of the values {list(values)}")
+        raise ConfigError(f"{_key(name)}.impute is {column.impute!r}; expected one of the values {list(values)}")
 
 
 def _scaled(texts: Sequence[str], column: Column) -> tuple[NDArray[np.float32], dict[int, str], int]:
     """Numbers as one feature (n, 1) in [-1, 1], why rows are unusable, and how many values were clipped."""
     assert column.low is not None
     assert column.high is not None
-    missing = {"", *(text_of(token) for token in column.missing)}
+    missing = {text_of(token) for token in column.missing}
     missing_numbers = {number for token in missing if (number := _number(token)) is not None}
+    missing.add("")
     impute = None if column.impute is None else float(column.impute)
     unusable: dict[int, str] = {}
     numbers = np.empty((len(texts), 1), dtype=np.float64)
@@ -176,7 +182,7 @@ def _scaled(texts: Sequence[str], column: Column) -> tuple[NDArray[np.float32], 
     low, high = column.low / 2, column.high / 2
     halves = numbers / 2
     clipped = int(np.count_nonzero((halves < low) | (halves > high)))
-    scaled = 2 * ((np.clip(halves, low, high) - low) / (high - low)) - 1
+    scaled = 2 * ((np.minimum(np.maximum(halves, low), high) - low) / (high - low)) - 1
     return scaled.astype(np.float32), unusable, clipped
 
 
