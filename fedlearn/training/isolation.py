@@ -19,11 +19,12 @@ from torch.nn import functional
 from fedlearn.privacy.clipping import Vector
 from fedlearn.vector import layout_of, trained_parameters
 
-__all__ = ["gradients_side_by_side", "lone_gradient", "sum_in_isolation"]
+__all__ = ["ExactSum", "gradients_side_by_side", "lone_gradient", "sum_in_isolation"]
 
 _log = logging.getLogger(__name__)
 
-_GRID = 1 << 40  # points in a gradient of the bound's length: sums are of integers, exact up to 2^23 records
+_GRID = 1 << 40  # points in a gradient of the bound's length: sums are of integers
+_LOW_BITS = 32
 
 
 def sum_in_isolation(
@@ -40,7 +41,7 @@ def sum_in_isolation(
         gradients are truncated to a grid, and summed as integers;
         a record that raises, gives no logits for its label, or whose gradient is not finite counts as zeros.
     """
-    total = np.zeros(layout_of(model).dimension, dtype=np.int64)
+    total = ExactSum(layout_of(model).dimension)
     absent = 0
     for index in range(len(labels)):
         own = copy.deepcopy(model)
@@ -49,10 +50,33 @@ def sum_in_isolation(
             absent += 1
             continue
         longest = max(float(torch.linalg.vector_norm(gradient)), max_grad_norm)
-        total += torch.trunc(gradient / longest * _GRID).to(torch.int64).numpy()
+        total.add(torch.trunc(gradient / longest * _GRID).to(torch.int64).numpy())
     if absent:
         _log.warning("%d of %d records give no finite gradient, and count as absent", absent, len(labels))
-    return total.astype(np.float64) * (max_grad_norm / _GRID)
+    return total.nearest() * (max_grad_norm / _GRID)
+
+
+class ExactSum:
+    """A sum of vectors (d,) of integers below 2^62, exact for 2^32 of them.
+
+    An int64 would be full after 2^23 records of the bound's length, and a count of records is nothing to refuse by:
+    one record more must not make a holder's sum another one.
+    """
+
+    __slots__ = ("_high", "_low")
+
+    def __init__(self, dimension: int) -> None:
+        self._high, self._low = np.zeros(dimension, dtype=np.int64), np.zeros(dimension, dtype=np.int64)
+
+    def add(self, values: NDArray[np.int64]) -> None:
+        """Add `values` (d,)."""
+        self._low += values
+        self._high += self._low >> _LOW_BITS
+        self._low &= (1 << _LOW_BITS) - 1
+
+    def nearest(self) -> Vector:
+        """The sum as float64, (d,)."""
+        return self._high * float(1 << _LOW_BITS) + self._low
 
 
 def lone_gradient(own: nn.Module, features: NDArray[np.float32], label: int) -> Tensor:

@@ -15,6 +15,7 @@ from torch.nn.utils import prune
 from fedlearn.data.dataset import Dataset
 from fedlearn.privacy.clipping import Vector, clip_by_l2_norm
 from fedlearn.training.alone import AloneSums
+from fedlearn.training.isolation import ExactSum
 from fedlearn.training.plain import plain_layers
 from fedlearn.training.record_sums import clipped_gradient_sum, has_closed_form
 from fedlearn.training.stacked.model import stack
@@ -337,3 +338,10 @@ def test_records_that_cannot_be_computed_are_counted_in_the_log(caplog: pytest.L
     features[2:4, 0] = 1000
     simulated(Raises(), features, labels)
     assert "2 of 9 records" in caplog.text
+
+
+def test_more_records_than_63_bits_hold_are_summed_exactly():
+    total = ExactSum(3)
+    for _ in range(1 << 10):
+        total.add(np.array([(1 << 62) - 1, -(1 << 62) + 1, 5]))
+    assert total.nearest().tolist() == [float(((1 << 62) - 1) << 10), -float(((1 << 62) - 1) << 10), 5 << 10]

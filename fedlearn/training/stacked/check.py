@@ -15,7 +15,7 @@ from fedlearn.training.stacked.model import StackedModel, stack
 from fedlearn.training.stacked.trainer import StackedTrainer
 from fedlearn.vector import layout_of, read_parameters
 
-__all__ = ["checked_trainer"]
+__all__ = ["checked_trainer", "made_up"]
 
 _log = logging.getLogger(__name__)
 
@@ -50,7 +50,7 @@ def _difference(
     model: nn.Module, stacked: StackedModel, input_shape: tuple[int, ...], classes: int, *, private: bool
 ) -> float:
     trainer = StackedTrainer(stacked, layout_of(model), "cpu", torch.float64)
-    clients = [_made_up(number, count, input_shape, classes) for number, count in enumerate(_RECORDS)]
+    clients = [_client(number, count, input_shape, classes) for number, count in enumerate(_RECORDS)]
     weights = _bent(read_parameters(model))
     settings = {"local_steps": 2, "batch_size": 2}
     seeds = [(0, number) for number in range(len(clients))]
@@ -82,11 +82,16 @@ def _gradient(model: nn.Module, inputs: Tensor, targets: Tensor) -> Tensor:
     return torch.cat([part.flatten() for part in found])
 
 
-def _made_up(number: int, count: int, input_shape: tuple[int, ...], classes: int) -> Dataset:
-    entries = count * int(np.prod(input_shape))
-    values = np.sin(np.arange(1, entries + 1) * (number + 1.7)).astype(np.float32)
+def made_up(number: int, shape: tuple[int, ...]) -> Tensor:
+    """Values of `shape` between -1 and 1 that look like chance, float64, others for each `number`; zeros for 0."""
+    waves = torch.sin(torch.arange(1, int(np.prod(shape)) + 1, dtype=torch.float64) * (number * 78.233)) * 43758.5453
+    return (2 * (waves - waves.floor()) - min(number, 1)).view(shape)
+
+
+def _client(number: int, count: int, input_shape: tuple[int, ...], classes: int) -> Dataset:
     labels = (np.arange(count, dtype=np.int64) + number) % classes
-    return Dataset(values.reshape(count, *input_shape), labels, tuple(map(str, range(classes))))
+    features = made_up(number + 1, (count, *input_shape)).to(torch.float32).numpy()
+    return Dataset(features, labels, tuple(map(str, range(classes))))
 
 
 def _bent(weights: Vector) -> Vector:

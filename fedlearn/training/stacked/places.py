@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from fedlearn.data.dataset import Dataset
 from fedlearn.privacy.clipping import Vector
 from fedlearn.training.device import one_thread
-from fedlearn.training.stacked.check import checked_trainer
+from fedlearn.training.stacked.check import checked_trainer, made_up
 from fedlearn.training.stacked.trainer import StackedTrainer
 from fedlearn.vector import read_parameters
 
@@ -125,7 +125,7 @@ def _holds(sums: PlacedSums, start: Vector, input_shape: tuple[int, ...], classe
     trainer, shape = sums.trainer, (sums.chunks, _PLACES)
     with one_thread(), torch.inference_mode():
         inputs, others, zeros = (
-            _made_up(number, (*shape, *input_shape)).to(trainer.device, trainer.dtype) for number in (1, 2, 0)
+            made_up(number, (*shape, *input_shape)).to(trainer.device, trainer.dtype) for number in (1, 2, 0)
         )
         targets = (torch.arange(sums.chunks * _PLACES).view(shape) * 7 % classes).to(trainer.device)
         place = torch.arange(_PLACES, device=trainer.device)
@@ -163,9 +163,3 @@ def _on_ties(start: Vector, shapes: Sequence[tuple[int, ...]]) -> Iterator[Vecto
     large = noise.copy()
     large[tail] = 1e6 + noise[tail]
     yield large
-
-
-def _made_up(number: int, shape: tuple[int, ...]) -> Tensor:
-    """Values between -1 and 1 that look like chance, another row of them for each `number`; zeros for number 0."""
-    waves = torch.sin(torch.arange(1, int(np.prod(shape)) + 1, dtype=torch.float64) * (number * 78.233)) * 43758.5453
-    return (2 * (waves - waves.floor()) - min(number, 1)).view(shape)
