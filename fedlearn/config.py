@@ -70,6 +70,8 @@ REQUIRED_KEYS: Mapping[str, tuple[str, ...]] = {
     "client-central": _ACCOUNTED + _LOCAL_SGD,
     "none": _LOCAL_SGD,
 }
+# A mode that is not in the list of such a key does not look at it.
+_NOT_IN_ALL = frozenset(key for keys in REQUIRED_KEYS.values() for key in keys) - {*_SUMMED}
 # Where records lie; what only a simulation knows, and what stays at the coordinator: neither is in the canonical bytes.
 _PATHS = ("path", "public_test")
 _NOT_CANONICAL = ("features", "public_test", "public", "path", "client_column", "population_size", "partition", "alpha")
@@ -194,6 +196,8 @@ class RunConfig(_Section):
 
     # Where the file lay: a user's own model is searched there. Not part of the run itself.
     _source: Path | None = PrivateAttr(default=None)
+    # Keys that a user stated, in a file of their own or by an override; shipped scenarios state some for other modes.
+    _stated: frozenset[str] = PrivateAttr(default=frozenset())
 
     @classmethod
     def load(cls, source: str | Path, overrides: Sequence[str] | Mapping[str, object] = ()) -> Self:
@@ -208,13 +212,15 @@ class RunConfig(_Section):
         """
         path = _find(source)
         values = _read(path)
+        stated = set[str]() if path in map(scenario_path, scenario_names()) else _keys(values)
         if isinstance(data := values.get("data"), dict):
             data |= {key: _absolute(data[key], path.parent) for key in _PATHS if key in data}
         for keys, value in override_items(overrides):
             is_path = keys[:-1] == ("data",) and keys[-1] in _PATHS
             set_value(values, keys, _absolute(value, Path.cwd()) if is_path else value)
+            stated.add(".".join(keys))
         config = cls.from_values(values, place=str(source))
-        config._source = path
+        config._source, config._stated = path, frozenset(stated)
         return config
 
     @classmethod
@@ -276,6 +282,14 @@ class RunConfig(_Section):
         """The file this was loaded from."""
         return self._source
 
+    @property
+    def without_effect(self) -> tuple[str, ...]:
+        """The keys that a user stated and that the mode does not look at, such as "training.local_steps", in order."""
+        looked_at = {*REQUIRED_KEYS[self.privacy.mode]}
+        if self.data.partition == "drawn":
+            looked_at.add("privacy.planned_records")
+        return tuple(sorted(self._stated & (_NOT_IN_ALL - looked_at)))
+
     def found_in(self, source: Path) -> Self:
         """The same run, as if loaded from `source`: a run folder's copy still finds a user's own model."""
         copy = self.model_copy()
@@ -307,6 +321,11 @@ def _read(path: Path) -> dict[str, Any]:
         return read_toml(path)
     except OSError as error:
         raise ConfigError(f"{path}: cannot be read: {error.strerror}") from None
+
+
+def _keys(values: Mapping[str, Any]) -> set[str]:
+    """The keys in the sections of a file."""
+    return {f"{name}.{key}" for name, section in values.items() if isinstance(section, dict) for key in section}
 
 
 def _absolute(value: object, folder: Path) -> object:

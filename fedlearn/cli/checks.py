@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from fedlearn.cli.options import AsJson, Home, print_json
-from fedlearn.cli.statements import guarantee_lines
+from fedlearn.cli.statements import guarantee_lines, notes_on
 from fedlearn.errors import ConfigError, FedlearnError
 from fedlearn.home import home_folder
 from fedlearn.wording import one_line
@@ -40,10 +40,13 @@ def plan(
             print_json({"refusals": [str(error)], "warnings": []})
         raise
     if as_json:
-        told: dict[str, Any] = {**planned.as_dict(), "refusals": []}
+        warnings = [*planned.warnings, *notes_on(config)]
+        told: dict[str, Any] = {**planned.as_dict(), "warnings": warnings, "refusals": []}
         print_json(told)
     else:
         _show(planned, masking=config.secure_aggregation.masking)
+        for note in notes_on(config):
+            typer.echo(f"note: {note}")
 
 
 def _show(planned: "Plan", *, masking: bool) -> None:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from fedlearn.cli.options import print_json
-from fedlearn.cli.statements import guarantee_lines, percent
+from fedlearn.cli.statements import guarantee_lines, notes_on, percent
 from fedlearn.errors import ConfigError
 from fedlearn.shipped import scenario_names, scenario_path
 
@@ -48,6 +48,8 @@ def simulate(
         from fedlearn.config import RunConfig
 
         config = RunConfig.load(scenario or "digits", overrides)
+        for note in notes_on(config):
+            _say(f"Note: {note}")
         results = _simulate(config, output, repeat)
     _tell(results, as_json=as_json)
 

@@ -5,9 +5,10 @@ from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
+    from fedlearn.config import RunConfig
     from fedlearn.privacy.guarantee import Guarantee
 
-__all__ = ["guarantee_lines", "percent"]
+__all__ = ["guarantee_lines", "notes_on", "percent"]
 
 
 # What the guarantee compares, by dp-accounting's names of it.
@@ -41,6 +42,15 @@ def guarantee_lines(guarantees: Sequence["Guarantee"], *, masking: bool) -> Iter
                 else "The server, for masking is false and it sees each vector"
             )
             yield f"{seen}: epsilon {_up(guarantee.epsilon_if_masking_fails)}{weak}."
+
+
+def notes_on(config: "RunConfig") -> list[str]:
+    """What a user stated in vain: a sentence, or none."""
+    keys = config.without_effect
+    if not keys:
+        return []
+    have = "has" if len(keys) == 1 else "have"
+    return [f'{", ".join(keys)} {have} no effect in mode "{config.privacy.mode}"']
 
 
 def _up(epsilon: float) -> str:

@@ -76,7 +76,7 @@ class ExactSum:
 
     def nearest(self) -> Vector:
         """The sum as float64, (d,)."""
-        return self._high * float(1 << _LOW_BITS) + self._low
+        return (self._high * float(1 << _LOW_BITS) + self._low).astype(np.float64)
 
 
 def lone_gradient(own: nn.Module, features: NDArray[np.float32], label: int) -> Tensor:

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from fedlearn.checkpoint import RunFolder
-from fedlearn.shipped import scenario_names
+from fedlearn.shipped import scenario_names, scenario_path
 
 # house.md: `simulate --json`
 KEYS = {
@@ -75,6 +75,38 @@ def test_a_run_that_is_meant_for_holders_is_planned_by_its_schema(run: Run, tmp_
     (tmp_path / "table.csv").write_text("a,y\n" + "1,0\n2,1\n" * 100)
     read = [word for key in (*keys, "data.path=table.csv") for word in ("--set", key)]
     assert only_object(run("plan", "digits", *read, "--json").out) == told
+
+
+IN_VAIN = {
+    "record-distributed": ("training.batch_size=7", "training.local_steps=9"),
+    "record-local": ("training.batch_size=7",),
+    "client-distributed": ("privacy.max_grad_norm=1.5", "privacy.planned_records=7"),
+    "client-central": ("privacy.max_grad_norm=1.5", "privacy.planned_records=7"),
+    "none": ("privacy.delta=1e-7", "privacy.max_participations=33", "privacy.target_epsilon=2.0"),
+}
+
+
+@pytest.mark.parametrize("mode", IN_VAIN)
+def test_what_a_user_states_in_vain_is_told_and_changes_nothing(run: Run, mode: str) -> None:
+    keys = (f"privacy.mode={mode}", "secure_aggregation.masking=false", "secure_aggregation.scale_bits=16")
+    chosen = ("plan", "digits", "--json", *(word for key in keys for word in ("--set", key)))
+    without = only_object(run(*chosen).out)
+    told = only_object(run(*chosen, *(word for key in IN_VAIN[mode] for word in ("--set", key))).out)
+    vain = ", ".join(key.partition("=")[0] for key in IN_VAIN[mode])
+    have = "have" if "," in vain else "has"
+    assert told["warnings"] == [*without["warnings"], f'{vain} {have} no effect in mode "{mode}"']
+    assert told["refusals"] == []
+    assert {**told, "warnings": 0} == {**without, "warnings": 0}
+
+
+def test_of_keys_in_vain_a_users_own_file_is_told_and_a_shipped_one_is_not(run: Run, tmp_path: Path) -> None:
+    own = tmp_path / "own.toml"
+    own.write_bytes(scenario_path("digits").read_bytes())
+    note = 'training.batch_size, training.local_steps have no effect in mode "record-distributed"'
+    assert f"note: {note}" in run("plan", own).out
+    assert f"Note: {note}" in run("simulate", own, *SHORT).err
+    assert "no effect" not in run("plan", "digits").out
+    assert "no effect" not in run("simulate", "digits", *SHORT).err
 
 
 def test_json_is_one_object_with_the_keys_of_the_house(run: Run, tmp_path: Path) -> None:
