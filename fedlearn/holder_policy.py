@@ -5,8 +5,9 @@ There is no default: a file that lacks a limit is refused, and what it does not 
 
 import hashlib
 import re
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Literal, NoReturn, Self
+from typing import Annotated, Any, Literal, NoReturn, Self
 
 from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, ValidationError, field_validator
 
@@ -17,7 +18,7 @@ from fedlearn.privacy.guarantee import PrivacyUnit
 from fedlearn.privacy.mechanisms import MECHANISMS
 from fedlearn.roster import Confirmations, Roster, RosterEntry
 from fedlearn.schema import TABLES
-from fedlearn.toml import read_toml
+from fedlearn.toml import parse_toml, read_toml
 from fedlearn.wording import nearest, sentence_of
 
 __all__ = ["HolderPolicy"]
@@ -166,6 +167,7 @@ class HolderPolicy(_Section):
     agent: AgentSection
 
     _path: Path = PrivateAttr()
+    _roster: bytes | None = PrivateAttr(default=None)  # where it was given with the policy's bytes
 
     @classmethod
     def load(cls, path: Path) -> Self:
@@ -175,10 +177,23 @@ class HolderPolicy(_Section):
             ConfigError: no file, not one of a policy, or its roster cannot be read or lacks this holder.
             RefusedError: the roster is not the one that was accepted.
         """
-        policy = cls.read(path)
-        policy.own_entry(policy.roster)
-        _ = policy.confirmations
-        return policy
+        return cls.read(path)._checked()
+
+    @classmethod
+    def of_bytes(cls, content: bytes, *, roster: bytes, path: Path) -> Self:
+        """The same of the bytes of a policy and of a roster, whatever stands in the file `path` by now.
+
+        Raises:
+            ConfigError, RefusedError: as `load`.
+        """
+        policy = cls._of_values(parse_toml(content, place=path), path)
+        policy._roster = roster
+        return policy._checked()
+
+    def _checked(self) -> Self:
+        self.own_entry(self.roster)
+        _ = self.confirmations
+        return self
 
     @classmethod
     def read(cls, path: Path) -> Self:
@@ -188,13 +203,19 @@ class HolderPolicy(_Section):
             ConfigError: no file, or not one of a policy: an unknown key, a missing limit, a value that cannot be.
         """
         try:
-            policy = cls.model_validate(read_toml(path))
+            values = read_toml(path)
         except FileNotFoundError:
             raise ConfigError(
                 f"{path}: no such file; without a policy nothing is accepted: copy clients/client.example.toml there"
             ) from None
         except OSError as error:
             raise ConfigError(f"{path}: the policy cannot be read: {error.strerror}") from None
+        return cls._of_values(values, path)
+
+    @classmethod
+    def _of_values(cls, values: Mapping[str, Any], path: Path) -> Self:
+        try:
+            policy = cls.model_validate(values)
         except ValidationError as error:
             raise ConfigError(f"{path}: {sentence_of(error.errors()[0], cls, of='a policy')}") from None
         policy._path = path
@@ -250,7 +271,7 @@ class HolderPolicy(_Section):
             RefusedError: its hash is not the accepted one.
         """
         try:
-            content = self.roster_path.read_bytes()
+            content = self.roster_path.read_bytes() if self._roster is None else self._roster
         except OSError as error:
             raise ConfigError(
                 f"{self.roster_path}: the roster cannot be read ({error.strerror}); accept one with "

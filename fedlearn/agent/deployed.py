@@ -1,6 +1,8 @@
 """The agent of one data holder as a process of its own: it obeys the holder's policy file, and nothing else.
 
-python -m fedlearn.agent.deployed CLIENT_TOML [--same-user | --group GROUP]
+python -m fedlearn.agent.deployed CLIENT_TOML [--accepted] [--same-user | --group GROUP]
+
+With --accepted, as `fedlearn client start` runs it, policy and roster are those that the holder accepted at the start.
 
 It ends on SIGTERM, or when its standard input closes: so it goes when whoever supervises it goes.
 """
@@ -21,6 +23,7 @@ from typing import Final
 
 from torch import nn
 
+from fedlearn.acceptance import Acceptance
 from fedlearn.agent.agent import Holder, Premises
 from fedlearn.agent.agreement import Agreement
 from fedlearn.agent.frames import MAX_FRAME_BYTES, REFUSAL, Frame
@@ -78,10 +81,13 @@ class DeployedAgent:
         RefusedError: the roster is not the accepted one or has another key, or the ledger is of other budgets.
     """
 
-    def __init__(self, policy_path: Path, *, same_user: bool = False) -> None:
-        """`same_user`: the coordinator's code runs as this user too; rounds are reminded of it, certificates say so."""
+    def __init__(self, policy_path: Path, *, same_user: bool = False, accepted: bool = False) -> None:
+        """`same_user`: the coordinator's code runs as this user too; rounds are reminded of it, certificates say so.
+
+        `accepted`: it obeys what was accepted at the start, whatever the policy's file has by now.
+        """
         self._same_user = same_user
-        self._policy = HolderPolicy.load(policy_path)
+        self._policy = _accepted(policy_path) if accepted else HolderPolicy.load(policy_path)
         self._roster = self._policy.roster
         key = read_identity(self._policy)
         self._member = Member(self._policy.client_id, key, self._roster.keys)
@@ -264,6 +270,19 @@ class _UnlessPaused(Positions):
         super().advance(dataset_id, session, round_number, attempt, config)
 
 
+def _accepted(path: Path) -> HolderPolicy:
+    """The policy that was accepted at the start; the holder is told where the file is another one by now."""
+    acceptance = Acceptance.kept(path.parent)
+    if not acceptance.is_of(path):
+        _log.warning(
+            "%s was changed and is not what runs, which is what was accepted at the start (SHA-256 %s): "
+            "fedlearn client stop, then start, to accept it",
+            path,
+            acceptance.policy_sha256,
+        )
+    return acceptance.holder_policy(path)
+
+
 def read_identity(policy: HolderPolicy) -> SigningKey:
     """The holder's long-term key, the one that its roster has for it.
 
@@ -314,6 +333,7 @@ def main(arguments: list[str] | None = None) -> int:
     """Serve until SIGTERM or the end of standard input; returns the exit code."""
     parser = argparse.ArgumentParser(prog="fedlearn.agent.deployed")
     parser.add_argument("policy", type=Path)
+    parser.add_argument("--accepted", action="store_true")
     parser.add_argument("--same-user", action="store_true")
     parser.add_argument("--group")
     options = parser.parse_args(arguments)
@@ -321,7 +341,7 @@ def main(arguments: list[str] | None = None) -> int:
     close_to_others()
     try:
         group = grp.getgrnam(options.group).gr_gid if options.group else None
-        agent = DeployedAgent(options.policy, same_user=options.same_user)
+        agent = DeployedAgent(options.policy, same_user=options.same_user, accepted=options.accepted)
         server = listen(agent, allow_same_user=options.same_user, group=group)
     except KeyError:
         _log.error("there is no group %s on this machine", options.group)

@@ -41,6 +41,7 @@ def start(
     begin.check_users()
     if only != "node":
         with acting_as_owner(begin.folder):
+            begin.check_not_running()
             begin.check_socket()
             _accept(begin, accept_policy, accept_roster)
     if same_user:
@@ -125,8 +126,9 @@ def leave(
 
 
 def _accept(begin: "Start", policy_sha256: str | None, roster_sha256: str | None) -> None:
+    from fedlearn.acceptance import Acceptance
     from fedlearn.deployment.roster_acceptance import accepted_roster
-    from fedlearn.deployment.starting import Acceptance
+    from fedlearn.deployment.starting import keep_accepted
     from fedlearn.holder_policy import HolderPolicy
 
     acceptance = Acceptance.of(HolderPolicy.load(begin.policy_path))
@@ -135,14 +137,12 @@ def _accept(begin: "Start", policy_sha256: str | None, roster_sha256: str | None
     tell(f"  SHA-256 {acceptance.policy_sha256}")
     tell(f"roster of {len(known.roster.members)} members, {len(known.unconfirmed)} of them not confirmed by you")
     tell(f"  SHA-256 {acceptance.roster_sha256}")
-    if acceptance.check_told(policy_sha256, roster_sha256) or acceptance.is_known(begin.folder):
-        acceptance.keep(begin.folder)
-        return
-    if not agrees("accept both, and start?"):
+    told = acceptance.check_told(policy_sha256, roster_sha256) or acceptance.is_known(begin.folder)
+    if not told and not agrees("accept both, and start?"):
         raise ConfigError(
             "not accepted, so nothing runs; or give --accept-policy and --accept-roster with these hashes"
         )
-    acceptance.keep(begin.folder)
+    keep_accepted(begin, acceptance)
 
 
 def agrees(question: str) -> bool:

@@ -5,15 +5,16 @@ root the parts run as `fedlearn-agent` and `fedlearn-node`, each with `--only` (
 them too; everybody else has to say --same-user.
 """
 
-import hashlib
 import os
 import sys
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Final, Literal
 
 import tomli_w
 
+from fedlearn.acceptance import Acceptance
 from fedlearn.agent.socket import check_socket_path, is_answering
 from fedlearn.deployment import background
 from fedlearn.deployment.invitation import is_address
@@ -28,15 +29,15 @@ from fedlearn.flower.node_app import SOCKET_KEY
 from fedlearn.flower.programs import flower_environment, free_port
 from fedlearn.holder_policy import HolderPolicy
 from fedlearn.logs import Tell
-from fedlearn.toml import parse_toml, read_toml
+from fedlearn.toml import parse_toml
 
 __all__ = [
     "ADDRESS_KEY",
     "NODE_FILE",
     "NODE_FOLDER",
-    "Acceptance",
     "Start",
     "holder_process",
+    "keep_accepted",
     "known_to_node",
     "run",
     "start_in_background",
@@ -47,56 +48,10 @@ NODE_FOLDER: Final = "node"  # in a home of two users: the node's own files
 NODE_FILE: Final = "node.toml"  # the node's configuration: the coordinator's code may read it
 ADDRESS_KEY: Final = "superlink"
 
-_ACCEPTED_FILE: Final = "accepted.toml"
 _STOP_SECONDS: Final = 40.0
 _START_SECONDS: Final = 120.0
 
 Only = Literal["agent", "node"]
-
-
-@dataclass(frozen=True, slots=True)
-class Acceptance:
-    """What a holder accepts when it starts: its policy and its roster, byte for byte."""
-
-    policy_sha256: str
-    roster_sha256: str
-
-    @classmethod
-    def of(cls, policy: HolderPolicy) -> "Acceptance":
-        """Of a policy and the roster that it pins."""
-        return cls(hashlib.sha256(policy.path.read_bytes()).hexdigest(), policy.roster.sha256.hex())
-
-    def is_known(self, folder: Path) -> bool:
-        """Whether the holder accepted these very two before."""
-        try:
-            known = read_toml(folder / _ACCEPTED_FILE)
-        except (OSError, ConfigError):
-            return False
-        return known == {"policy_sha256": self.policy_sha256, "roster_sha256": self.roster_sha256}
-
-    def check_told(self, policy_sha256: str | None, roster_sha256: str | None) -> bool:
-        """Whether both hashes were told, for a start without a question.
-
-        Raises:
-            ConfigError: only one of them was.
-            RefusedError: one is not that of the file.
-        """
-        if policy_sha256 is None and roster_sha256 is None:
-            return False
-        if policy_sha256 is None or roster_sha256 is None:
-            raise ConfigError("--accept-policy and --accept-roster go together; each has the hash of its file")
-        for what, told, here in (
-            ("policy", policy_sha256, self.policy_sha256),
-            ("roster", roster_sha256, self.roster_sha256),
-        ):
-            if told.lower() != here:
-                raise RefusedError(f"the {what} here has SHA-256 {here}, not the {told} that is accepted; nothing runs")
-        return True
-
-    def keep(self, folder: Path) -> None:
-        """Write down that it was accepted."""
-        values = {"policy_sha256": self.policy_sha256, "roster_sha256": self.roster_sha256}
-        write_whole(folder / _ACCEPTED_FILE, tomli_w.dumps(values).encode(), mode=0o600)
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,6 +88,15 @@ class Start:
         """Whether each part runs as a user of its own."""
         return os.geteuid() == 0 and not self.same_user and self.only is None
 
+    def check_not_running(self) -> None:
+        """See that nothing is asked of a holder whose agent runs.
+
+        Raises:
+            ConfigError: it does.
+        """
+        if (process := holder_process(self.folder)) is not None:
+            raise ConfigError(_started_already(self.folder, process))
+
     def check_socket(self) -> None:
         """See that the agent can listen where its policy says.
 
@@ -168,6 +132,16 @@ class Start:
             )
 
 
+def keep_accepted(start: Start, acceptance: Acceptance) -> None:
+    """Write down what the holder accepted; an agent that runs goes on by what was accepted before, and so nothing is.
+
+    Raises:
+        ConfigError: this home runs already.
+    """
+    with background.only_one(_lock(start.folder), otherwise=partial(_started_already, start.folder)):
+        acceptance.keep(start.folder)
+
+
 def run(start: Start, tell: Tell) -> None:
     """Supervise the parts until SIGTERM or SIGINT.
 
@@ -178,9 +152,7 @@ def run(start: Start, tell: Tell) -> None:
     """
     start.check_users()
     folder = start.lock_folder
-    with background.only_one(
-        _lock(folder), otherwise=lambda process: f"{folder}: started already, by process {process}"
-    ):
+    with background.only_one(_lock(folder), otherwise=partial(_started_already, folder)):
         if start.two_users:
             run_as_two_users(start.home, tell)
         else:
@@ -191,10 +163,11 @@ def _supervise(start: Start, tell: Tell) -> None:
     ended = background.until_told()
     log = start.lock_folder / "log"
     log.mkdir(mode=0o700, exist_ok=True)
-    if start.only is None:
-        _prepare_node(start)
-    if start.only == "agent":
-        address, agent_socket = "", HolderPolicy.load(start.policy_path).socket_path
+    accepted = None if start.only == "node" else Acceptance.kept(start.folder)
+    if accepted is not None and start.only is None:
+        _prepare_node(start, accepted)
+    if accepted is not None and start.only == "agent":
+        address, agent_socket = "", accepted.holder_policy(start.policy_path).socket_path
     else:
         address, agent_socket = known_to_node(start.node_folder)
     Supervisor(
@@ -202,7 +175,7 @@ def _supervise(start: Start, tell: Tell) -> None:
         agent=None if start.only == "node" else _agent_part(start, log),
         node=None if start.only == "agent" else _node_part(start, address, log),
         agent_answers=lambda: is_answering(agent_socket),
-        policy=None if start.only == "node" else start.policy_path,
+        policy_sha256=accepted.policy_sha256 if accepted else None,
         address=address,
         tell=tell,
     ).run(ended)
@@ -253,12 +226,16 @@ def holder_process(folder: Path) -> int | None:
     return background.process_of(_lock(folder))
 
 
+def _started_already(folder: Path, process: int | None) -> str:
+    return f"{folder}: started already, by process {process}"
+
+
 def _lock(folder: Path) -> Path:
     return folder / "start.lock"
 
 
 def _agent_part(start: Start, log: Path) -> Part:
-    command = [sys.executable, "-P", "-m", "fedlearn.agent.deployed", str(start.policy_path)]
+    command = [sys.executable, "-P", "-m", "fedlearn.agent.deployed", str(start.policy_path), "--accepted"]
     if start.same_user:
         command.append("--same-user")
     else:
@@ -294,9 +271,9 @@ def _node_part(start: Start, address: str, log: Path) -> Part:
     return Part("node", command, environment, log / "node.jsonl")
 
 
-def _prepare_node(start: Start) -> None:
+def _prepare_node(start: Start, accepted: Acceptance) -> None:
     """What the node of the same user needs: where the coordinator and the agent's socket are."""
-    policy = HolderPolicy.load(start.policy_path)
+    policy = accepted.holder_policy(start.policy_path)
     (start.folder / "flwr").mkdir(mode=0o700, exist_ok=True)
     known = {ADDRESS_KEY: Joined.load(start.home).address, SOCKET_KEY: str(policy.socket_path)}
     write_whole(start.folder / NODE_FILE, tomli_w.dumps(known).encode(), mode=0o600)

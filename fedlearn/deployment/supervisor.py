@@ -10,14 +10,12 @@ a node gives signs only while the coordinator answers it, and is not blamed whil
 it does what it is for: a node once the coordinator let it in. What is wrong is said in a sentence, once.
 """
 
-import hashlib
 import json
 import logging
 import os
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
@@ -31,7 +29,7 @@ from fedlearn.logs import Tell
 __all__ = ["POLICY_KEY", "STATE_FILE", "Supervisor", "why_node_ended"]
 
 STATE_FILE: Final = "state.json"
-POLICY_KEY: Final = "policy_sha256"  # in it: what the agent has read; None where it does not run here
+POLICY_KEY: Final = "policy_sha256"  # in it: what the agent runs by; None where it does not run here
 
 _TICK_SECONDS: Final = 0.5
 _READY_SECONDS: Final = 120.0
@@ -80,14 +78,13 @@ class Supervisor:
         agent: Part | None,
         node: Part | None,
         agent_answers: Callable[[], bool],
-        policy: Path | None,
+        policy_sha256: str | None,
         address: str,
         tell: Tell,
     ) -> None:
-        """`policy` is the file that the agent obeys; None without an agent."""
+        """`policy_sha256` is of the accepted policy, by which the agent runs; None without an agent."""
         self._folder, self._agent, self._node = folder, agent, node
-        self._policy = policy
-        self._policy_sha256: str | None = None
+        self._policy_sha256 = policy_sha256
         self._agent_answers, self._address, self._tell = agent_answers, address, tell
         self._next_start: dict[str, float] = {}
         self._last_told = ""
@@ -105,7 +102,7 @@ class Supervisor:
         try:
             self._check_clock(first=True)
             if self._agent:
-                self._start(self._agent)
+                self._agent.start()
             self._wait_for_agent(stop)
             if self._node and not stop.is_set():
                 self._node.start()
@@ -159,14 +156,7 @@ class Supervisor:
             self._note_end(part, "it gave no sign of life" if silent else None)
         if now >= self._next_start[part.name]:
             del self._next_start[part.name]
-            self._start(part)
-
-    def _start(self, part: Part) -> None:
-        """Start it; of the agent's policy it is noted which one it reads, for the file may change afterwards."""
-        if part is self._agent and self._policy is not None:
-            with suppress(OSError):  # the agent says so itself
-                self._policy_sha256 = hashlib.sha256(self._policy.read_bytes()).hexdigest()
-        part.start()
+            part.start()
 
     def _is_to_blame(self, part: Part) -> bool:
         """Whether the silence is the part's own: a node has nothing to say while the coordinator does not answer."""

@@ -3,20 +3,29 @@
 import hashlib
 import json
 import os
+import signal
 import subprocess
 import sys
+import tempfile
+import time
+from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
 from typer.testing import CliRunner
 
 import fedlearn
+from fedlearn.acceptance import Acceptance
+from fedlearn.agent.deployed import DeployedAgent
+from fedlearn.agent.socket import is_answering
 from fedlearn.cli import app
 from fedlearn.deployment.background import EndedEarlyError, start_in_background
 from fedlearn.deployment.holder_status import leave, pause, policy_differs, read_status
-from fedlearn.deployment.starting import Acceptance, Start, holder_process
+from fedlearn.deployment.starting import Start, holder_process, keep_accepted
 from fedlearn.deployment.supervisor import POLICY_KEY
 from fedlearn.errors import ConfigError, FedlearnError, RefusedError
+from fedlearn.flower.process_tree import descendants
 from fedlearn.holder_policy import HolderPolicy
 from tests.holder_files import small_roster, write_policy
 
@@ -126,6 +135,68 @@ def test_a_policy_that_was_changed_is_told_from_the_one_that_runs(folder):
     for damaged in ("[]", "{}", '{"policy_sha256": null}', "x"):
         (folder / "state.json").write_text(damaged)
         assert not policy_differs(folder)
+
+
+def _agent_below(process: int) -> int | None:
+    for child in descendants(process):
+        with suppress(OSError):
+            if b"fedlearn.agent.deployed" in Path(f"/proc/{child}/cmdline").read_bytes():
+                return child
+    return None
+
+
+def _wait_for(condition: Callable[[], object], process: "subprocess.Popen[bytes]") -> None:
+    deadline = time.monotonic() + 60
+    while not condition():
+        assert process.poll() is None
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+
+
+@pytest.mark.lengthy
+def test_a_crashed_agent_starts_again_with_what_was_accepted_and_not_with_what_lies_on_disk():
+    with tempfile.TemporaryDirectory(dir="/tmp", prefix="fl") as place:
+        policy = write_policy(Path(place) / "client")
+        folder, accepted = policy.parent, Acceptance.of(HolderPolicy.load(policy))
+        command = [sys.executable, "-m", "fedlearn.cli", "client", "start", "--only", "agent", "--same-user"]
+        command += ["--home", place, "--accept-policy", accepted.policy_sha256]
+        command += ["--accept-roster", accepted.roster_sha256]
+        process = subprocess.Popen(command, stdin=subprocess.DEVNULL)
+        try:
+            _wait_for(lambda: (folder / "state.json").exists() and is_answering(folder / "agent.sock"), process)
+            before = (folder / "accepted.toml").read_bytes()
+            policy.write_text(policy.read_text().replace('"agent.sock"', '"other.sock"'))
+            (folder / "roster.toml").write_text("another one")
+            first = _agent_below(process.pid)
+            assert first is not None
+            os.kill(first, signal.SIGKILL)
+            _wait_for(lambda: _agent_below(process.pid) not in (first, None), process)
+            _wait_for(lambda: is_answering(folder / "agent.sock"), process)
+            assert not (folder / "other.sock").exists()
+            assert "was changed and is not what runs" in (folder / "log" / "agent.jsonl").read_text()
+            assert read_status(folder).policy_differs
+            checks = CliRunner().invoke(app, ["doctor", "--json", "--home", place]).output
+            assert "the policy's file was changed and is not what runs" in checks
+
+            (folder / "roster.toml").write_bytes(small_roster().content)
+            changed = Acceptance.of(HolderPolicy.load(policy))
+            told = ["--accept-policy", changed.policy_sha256, "--accept-roster", changed.roster_sha256]
+            second = CliRunner().invoke(app, ["client", "start", "--same-user", "--home", place, *told])
+            assert f"started already, by process {process.pid}" in str(second.exception)
+            with pytest.raises(ConfigError, match="started already"):  # where it began while the holder was asked
+                keep_accepted(Start(folder, same_user=True), changed)
+            assert (folder / "accepted.toml").read_bytes() == before
+        finally:
+            process.terminate()
+            process.wait(60)
+
+
+def test_without_a_readable_acceptance_no_agent_runs(folder):
+    for damaged in (None, "x", "[policy]\n", 'policy = ""\nroster = ""\n'):
+        if damaged is not None:
+            (folder / "accepted.toml").write_text(damaged)
+        with pytest.raises(ConfigError):
+            DeployedAgent(folder / "client.toml", accepted=True)
 
 
 def _without_ledger(folder: Path) -> Path:

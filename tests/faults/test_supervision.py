@@ -315,7 +315,7 @@ class Supervised:
             "signal.signal(signal.SIGTERM, lambda *_: stop.set())\n"
             f"agent, node = (script(place, n, c, {silence}) for n, c in zip(('agent', 'node'), sys.argv[2:4]))\n"
             f"s = Supervisor(place, agent=agent, node=node, agent_answers=lambda: {answers},\n"
-            "    policy=place / 'client.toml', address='127.0.0.1:1',\n"
+            "    policy_sha256=None, address='127.0.0.1:1',\n"
             "    tell=lambda line, **facts: print(line, flush=True))\n"
             "try:\n    s.run(stop)\nexcept FedlearnError as error:\n    sys.exit(f'{type(error).__name__}: {error}')\n"
         )

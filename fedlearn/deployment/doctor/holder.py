@@ -168,7 +168,7 @@ def _running(folder: Path, policy: HolderPolicy | None) -> Iterator[Check]:
         if problem:
             yield warning("running", f"the {name}: {problem}", f"see {name}.jsonl in the folder log")
     if policy_differs(folder):
-        told = "the policy's file was changed since the agent started, which obeys the earlier one"
+        told = "the policy's file was changed and is not what runs: the agent obeys the one that was accepted"
         yield warning("running", told, "fedlearn client stop, then start, which shows it and asks")
     if policy is not None and not is_answering(policy.socket_path):
         yield error("running", f"process {process} runs, and its agent does not answer", "stop and start it again")
