@@ -54,7 +54,7 @@ def draw_report(run_folder: Path, run: RunFolder) -> Path:
     Raises:
         ConfigError: `audit.json` is damaged, or the page cannot be written.
     """
-    page = _rendered(run, audit_cards(run_folder, run.config)).encode("utf-8")
+    page = _rendered(run, audit_cards(run_folder, run.config)).encode("utf-8", "backslashreplace")
     entries = json.dumps(registry_entries(run.certified), indent=2, sort_keys=True, allow_nan=False) + "\n"
     target = run_folder / "report.html"
     try:
