@@ -32,6 +32,7 @@ from fedlearn.privacy.quantization import IntVector
 __all__ = ["Processes", "SummingProcesses", "worker_count"]
 
 _DONE: Final = b"\x01"
+_END: Final = b""
 _END_SECONDS: Final = 5.0
 
 Shape = tuple[tuple[int, ...], type[np.generic]]
@@ -110,6 +111,8 @@ class Processes:
     def close(self) -> None:
         """Let all workers go, and wait until they are gone."""
         for worker in self._workers:
+            with suppress(OSError):
+                worker.pipe.send_bytes(_END)  # a later pool's workers have copies of this pipe, which then stays open
             worker.pipe.close()
         for worker in self._workers:
             worker.process.join(_END_SECONDS)
@@ -180,14 +183,14 @@ def _serve(
     result: NDArray[Any],
     work: Callable[[Vector, Chunk], NDArray[Any]],
 ) -> None:
-    """A worker's life: chunk after chunk, until the pipe closes."""
+    """A worker's life: chunk after chunk, until it is told to end or the pipe closes."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C in a terminal reaches everybody; the parent decides
     for other in not_ours:
         other.close()  # or a parent that dies would not close this pipe
     torch.set_num_threads(1)  # for good: the parent's threads were not forked
     with suppress(EOFError, OSError):
-        while True:
-            found = work(weights, Chunk.from_bytes(pipe.recv_bytes()))
+        while (asked := pipe.recv_bytes()) != _END:
+            found = work(weights, Chunk.from_bytes(asked))
             result[: len(found)] = found
             pipe.send_bytes(_DONE)
 
