@@ -2,6 +2,8 @@
 PYTHON ?= python3
 SEED ?= 1
 BIN := .venv/bin
+# Two tests at a time on two cores: threads of torch beside them would wait for each other.
+ONE_THREAD := OMP_NUM_THREADS=1
 STAMP := .venv/.installed
 PEERS := .peers/.installed
 FASHION := .data/usr/share/datasets/fashion-mnist/train-images-idx3-ubyte.gz
@@ -22,14 +24,14 @@ simulate: install
 	$(BIN)/fedlearn simulate
 
 test: install
-	$(BIN)/python -m pytest -n 2 --dist worksteal
+	$(ONE_THREAD) $(BIN)/python -m pytest -n 2 --dist worksteal
 
 check: install
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
-	$(BIN)/python -m pytest -n 2 --dist worksteal -x -m 'not slow and not lengthy'
+	$(ONE_THREAD) $(BIN)/python -m pytest -n 2 --dist worksteal -x -m 'not slow and not lengthy'
 
 e2e: install
 	$(BIN)/python -m pytest -m slow

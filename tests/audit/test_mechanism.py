@@ -64,8 +64,8 @@ def test_all_samples_prove_nine_tenths_of_the_claim(audit):
         (SameNoiseTwice, 2_000),
         (AlwaysTheSameNoise, 2_000),
         (OneRandomnessForAll, 2_000),
-        pytest.param(NineTenths, 120_000, marks=pytest.mark.lengthy),
-        pytest.param(SizedForDropOutsAlone, 150_000, marks=pytest.mark.lengthy),
+        pytest.param(NineTenths, 120_000, marks=pytest.mark.slow),
+        pytest.param(SizedForDropOutsAlone, 150_000, marks=pytest.mark.slow),
     ],
 )
 def test_parties_that_protect_less_are_caught(audit, parties, samples):

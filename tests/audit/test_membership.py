@@ -25,10 +25,8 @@ QUICK = (
 )
 
 
-@pytest.mark.parametrize(
-    ("parties", "passes"),
-    [pytest.param(Parties, True, marks=pytest.mark.slow), pytest.param(NoNoise, False, marks=pytest.mark.lengthy)],
-)
+@pytest.mark.slow
+@pytest.mark.parametrize(("parties", "passes"), [(Parties, True), (NoNoise, False)])
 def test_members_are_found_where_there_is_no_noise(load_digits, parties, passes):
     told = audit_membership(load_digits(*QUICK), models=MODELS, parties=parties)
     assert told.control_passed

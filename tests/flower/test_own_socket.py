@@ -9,6 +9,7 @@ import threading
 import time
 import tomllib
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -59,8 +60,10 @@ def socket_of(node: "subprocess.Popen[bytes]") -> Path:
     deadline = time.monotonic() + 60
     while True:
         for process in descendants(node.pid):
-            told = Path(f"/proc/{process}/environ").read_bytes().split(b"\0")
-            for line in told:
+            told = b""
+            with suppress(FileNotFoundError, ProcessLookupError):  # it may be gone by now
+                told = Path(f"/proc/{process}/environ").read_bytes()
+            for line in told.split(b"\0"):
                 path = Path(line.partition(b"=")[2].decode())
                 if line.startswith(SOCKET_VARIABLE.encode()) and path.exists():
                     return path

@@ -63,6 +63,7 @@ def temporary(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
 
 
 @pytest.mark.lengthy
+@pytest.mark.slow
 @ray_run
 def test_mode_none_gives_the_same_model_in_process_and_on_ray_where_proxies_are_named(
     tmp_path: Path, temporary: Path, monkeypatch: pytest.MonkeyPatch

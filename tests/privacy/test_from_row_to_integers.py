@@ -156,7 +156,7 @@ def test_any_row_more_moves_the_integers_by_at_most_what_is_booked(mode, tmp_pat
 
 @pytest.mark.lengthy
 @pytest.mark.parametrize("mode", MODES)
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", [KINDS[0], *(pytest.param(kind, marks=pytest.mark.slow) for kind in KINDS[1:])])
 def test_so_does_an_image_with_the_model_for_images(mode, kind) -> None:
     config = RunConfig.from_values(
         {**config_of(mode, "cnn", {}, 1).model_dump(exclude_none=True), "data": {"dataset": "fashion-mnist"}},

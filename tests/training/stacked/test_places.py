@@ -182,7 +182,11 @@ def test_a_record_that_is_not_finite_counts_as_zeros_and_changes_no_bit_of_the_o
         assert np.linalg.norm(sum_of(worse) - expected) <= 1e-9 * C
 
 
-@pytest.mark.parametrize("shape", [(9, None, 2), (17, None, 3), (9, (30,), 2), (9, (5,), 2)], ids=str)
+@pytest.mark.parametrize(
+    "shape",
+    [(9, None, 2), (17, None, 3), *(pytest.param((9, (hidden,), 2), marks=pytest.mark.slow) for hidden in (30, 5))],
+    ids=str,
+)
 def test_records_that_overflow_at_other_places_alone_are_lost_by_nobody_elses(shape) -> None:
     """Sums whose parts overflow in one order and not in another: at these shapes a place decides on the order."""
     width, hidden, classes = shape
