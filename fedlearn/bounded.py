@@ -22,10 +22,12 @@ from fedlearn.errors import ConfigError
 
 __all__ = [
     "MOST_BYTES",
+    "MOST_HEADER",
     "MOST_MODEL_BYTES",
     "read_bytes",
     "read_json",
     "read_number",
+    "read_safetensors",
     "read_tensors",
     "read_whole",
 ]
@@ -34,7 +36,7 @@ MOST_BYTES: Final = 1 << 24  # of a text; a certificate of 50,000 attempts has a
 MOST_MODEL_BYTES: Final = 1 << 33
 _MOST_DEPTH: Final = 32
 _MOST_DIGITS: Final = 40
-_MOST_HEADER: Final = 1 << 20
+MOST_HEADER: Final = MOST_BYTES  # of a model: it has all columns of a table, and their quotes escaped
 
 _NO_WAIT: Final[int] = getattr(os, "O_NONBLOCK", 0)
 _STRING: Final = re.compile(rb'"(?:[^"\\]|\\.)*+"?', re.DOTALL)  # possessive: nothing is kept to go back to
@@ -70,13 +72,11 @@ def read_whole(path: Path, *, most: int = MOST_BYTES) -> bytes:
     return body
 
 
-def read_json(body: bytes, *, what: str, most: int = MOST_BYTES, finite: bool = True) -> Any:
+def read_json(body: bytes, *, what: str, most: int = MOST_BYTES) -> Any:
     """What UTF-8 JSON says; `what` begins the sentence when something is wrong.
 
-    `finite`: whether NaN and infinities are refused.
-
     Guarantees:
-        no integer of more than 40 digits, nothing nested deeper than 32, by default no number that is not finite.
+        no integer of more than 40 digits, nothing nested deeper than 32, no number that is not finite.
 
     Raises:
         ConfigError: it is no JSON, or beyond these bounds.
@@ -84,9 +84,8 @@ def read_json(body: bytes, *, what: str, most: int = MOST_BYTES, finite: bool = 
     if len(body) > most:
         raise ConfigError(f"{what} has {len(body)} bytes; expected at most {most}")
     _refuse_depth(body, what)
-    number, constant = (_finite, _not_finite) if finite else (float, float)
     try:
-        return json.loads(body.decode(), parse_int=_integer, parse_float=number, parse_constant=constant)
+        return json.loads(body.decode(), parse_int=_integer, parse_float=_finite, parse_constant=_not_finite)
     except (ValueError, RecursionError) as error:
         raise ConfigError(f"{what} cannot be read as JSON: {str(error)[:100]}") from None
 
@@ -103,24 +102,34 @@ def read_number(text: object) -> float:
 
 
 def read_tensors(body: bytes, *, what: str) -> dict[str, NDArray[Any]]:
-    """The tensors of a safetensors file, by name. `what` begins the sentence.
+    """The float32 tensors of a model's safetensors file, by name. `what` begins the sentence.
 
     Raises:
-        ConfigError: it is no safetensors file, or its header is beyond the bounds of `read_json` or of 1 MiB.
+        ConfigError: as `read_safetensors`, or a tensor is not float32.
+    """
+    tensors, _ = read_safetensors(body, what=what)
+    if any(values.dtype != np.float32 for values in tensors.values()):
+        raise ConfigError(f"{what} has a tensor that is not float32; expected a model as a run writes it")
+    return tensors
+
+
+def read_safetensors(body: bytes, *, what: str) -> tuple[dict[str, NDArray[Any]], dict[str, str]]:
+    """The tensors of a safetensors file by name, and its metadata. `what` begins the sentence.
+
+    Raises:
+        ConfigError: it is no safetensors file, or its header is beyond the bounds of `read_json` or of 16 MiB.
     """
     length = int.from_bytes(body[:8], "little")
-    if len(body) < 8 or length > min(_MOST_HEADER, len(body) - 8):
+    if len(body) < 8 or length > min(MOST_HEADER, len(body) - 8):
         raise ConfigError(f"{what} is no safetensors file: it ends before its header does, or the header is too long")
-    header = read_json(body[8 : 8 + length], what=f"{what}: the header", most=_MOST_HEADER)
+    header = read_json(body[8 : 8 + length], what=f"{what}: the header", most=MOST_HEADER)
     if not isinstance(header, dict):
         raise ConfigError(f"{what} is no safetensors file: its header is no table")
     try:
         tensors: dict[str, NDArray[Any]] = load(body)
     except (SafetensorError, ArithmeticError, LookupError, TypeError, ValueError) as error:
         raise ConfigError(f"{what} is no safetensors file: {str(error)[:100]}") from None
-    if any(values.dtype != np.float32 for values in tensors.values()):
-        raise ConfigError(f"{what} has a tensor that is not float32; expected a model as a run writes it")
-    return tensors
+    return tensors, {str(name): str(text) for name, text in (header.get("__metadata__") or {}).items()}
 
 
 def _refuse_depth(body: bytes, what: str) -> None:

@@ -15,9 +15,9 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
+from fedlearn.bounded import MOST_MODEL_BYTES, read_bytes, read_json, read_safetensors, read_whole
 from fedlearn.config import RunConfig
 from fedlearn.durable import append_whole, locked, write_whole
 from fedlearn.errors import ConfigError
@@ -33,6 +33,8 @@ LOCK_FILE = "run.lock"
 DONE_FILE = "coordinator.done"  # a deployed run's coordinator came to its end
 
 _CHECKPOINT = "checkpoint.safetensors"
+_MOST_CHECKPOINT = 8 * MOST_MODEL_BYTES  # weights, two states of an optimizer and a sum, of 64 bits
+_MOST_LINES = 1 << 26
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,11 +108,16 @@ class RunFolder:
         append_whole(self.path / name, (json.dumps(line, sort_keys=True, allow_nan=False) + "\n").encode())
 
     def lines(self, name: str) -> list[dict[str, Any]]:
-        """The complete JSON lines of a file; a line that a crash left unfinished is not one."""
+        """The complete JSON lines of a file; a line that a crash left unfinished is not one.
+
+        Raises:
+            ConfigError: the file is damaged, or beyond the bounds of `fedlearn.bounded`.
+        """
         if not (self.path / name).is_file():
             return []
-        text = (self.path / name).read_text(encoding="utf-8")
-        return [json.loads(line) for line in text.splitlines(keepends=True) if line.endswith("\n")]
+        path = self.path / name
+        lines = read_bytes(path, most=_MOST_LINES).splitlines(keepends=True)
+        return [read_json(line, what=f"{path}: a line") for line in lines if line.endswith(b"\n")]
 
     def keep_lines(self, name: str, keep: Callable[[dict[str, Any]], bool]) -> None:
         """Drop whole lines that are not to be kept, and what a crash left of an unfinished one."""
@@ -125,7 +132,7 @@ class RunFolder:
         """
         path = self.file(ROSTER_FILE)
         try:
-            return Roster.from_bytes(path.read_bytes())
+            return Roster.from_bytes(read_whole(path))
         except OSError as error:
             raise ConfigError(f"{path}: the run's roster cannot be read: {error.strerror}") from None
 
@@ -174,21 +181,20 @@ class RunFolder:
     def session(self) -> str | None:
         """By what the data holders know this run; None before its first checkpoint, or where that is damaged."""
         try:
-            with safe_open(self.file(_CHECKPOINT), "numpy") as stored:
-                return Progress(**json.loads(stored.metadata()["progress"])).session
-        except (OSError, SafetensorError, ValueError, KeyError, TypeError):
+            stored = self._read_checkpoint()
+        except ConfigError:
             return None
+        return stored[0].session if stored else None
 
     def _read_checkpoint(self) -> tuple[Progress, dict[str, NDArray[Any]]] | None:
         path = self.file(_CHECKPOINT)
         if not path.is_file():
             return None
         try:
-            with safe_open(path, "numpy") as stored:
-                progress = Progress(**json.loads(stored.metadata()["progress"]))
-                tensors = {name: stored.get_tensor(name) for name in stored.keys()}  # noqa: SIM118 (not a dict)
+            tensors, about = read_safetensors(read_bytes(path, most=_MOST_CHECKPOINT), what="it")
+            progress = Progress(**read_json(about["progress"].encode(), what="its progress"))
             _ = tensors["weights"]
-        except (SafetensorError, ValueError, KeyError, TypeError) as error:
+        except (ConfigError, KeyError, TypeError) as error:
             raise ConfigError(f"{path} is damaged and cannot be resumed: {error}") from None
         return progress, tensors
 

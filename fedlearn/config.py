@@ -41,6 +41,7 @@ from fedlearn.config_values import (
     Texts,
 )
 from fedlearn.errors import ConfigError
+from fedlearn.home import absolute_path, expanded
 from fedlearn.overrides import override_items, set_value
 from fedlearn.schema import check_public_test, columns_by_name
 from fedlearn.shipped import scenario_names, scenario_path
@@ -214,10 +215,10 @@ class RunConfig(_Section):
         values = _read(path)
         stated = set[str]() if path in map(scenario_path, scenario_names()) else _keys(values)
         if isinstance(data := values.get("data"), dict):
-            data |= {key: _absolute(data[key], path.parent) for key in _PATHS if key in data}
+            data |= {key: absolute_path(data[key], path.parent) for key in _PATHS if key in data}
         for keys, value in override_items(overrides):
             is_path = keys[:-1] == ("data",) and keys[-1] in _PATHS
-            set_value(values, keys, _absolute(value, Path.cwd()) if is_path else value)
+            set_value(values, keys, absolute_path(value, Path.cwd()) if is_path else value)
             stated.add(".".join(keys))
         config = cls.from_values(values, place=str(source))
         config._source, config._stated = path, frozenset(stated)
@@ -303,7 +304,7 @@ class RunConfig(_Section):
 
 
 def _find(source: str | Path) -> Path:
-    path = _expanded(source)
+    path = expanded(source)
     if path.suffix == ".toml" or path.is_file():
         if not path.is_file():
             raise ConfigError(f"{source}: no such file; expected a run's TOML file or a scenario's name")
@@ -326,26 +327,6 @@ def _read(path: Path) -> dict[str, Any]:
 def _keys(values: Mapping[str, Any]) -> set[str]:
     """The keys in the sections of a file."""
     return {f"{name}.{key}" for name, section in values.items() if isinstance(section, dict) for key in section}
-
-
-def _absolute(value: object, folder: Path) -> object:
-    if not isinstance(value, str):
-        return value
-    try:
-        path = str((folder / _expanded(value)).resolve())
-        path.encode()  # config.toml has to hold it
-    except UnicodeError:
-        raise ConfigError(f"{value}: its path is not UTF-8, as TOML has to be; rename the file or its folder") from None
-    except ValueError:
-        raise ConfigError(f"{value!r}: no path of a file; expected one without NUL signs") from None
-    return path
-
-
-def _expanded(path: str | Path) -> Path:
-    try:
-        return Path(path).expanduser()
-    except RuntimeError:
-        raise ConfigError(f"{path}: there is no such home folder; write the path out") from None
 
 
 def _check_names(config: RunConfig, place: str) -> None:

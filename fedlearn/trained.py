@@ -14,11 +14,10 @@ from typing import Any, Final, Self, cast
 import numpy as np
 import torch
 from numpy.typing import ArrayLike, NDArray
-from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 from torch import nn
 
-from fedlearn.bounded import MOST_MODEL_BYTES, read_bytes, read_json, read_tensors
+from fedlearn.bounded import MOST_HEADER, MOST_MODEL_BYTES, read_bytes, read_json, read_safetensors
 from fedlearn.canonical import canonical_json, floats_from_text
 from fedlearn.config import DataSection, ModelSection, RunConfig
 from fedlearn.data.dataset import Column, Dataset
@@ -50,7 +49,11 @@ def model_file(
     `input_shape` is that of a record as the model sees it.
 
     Guarantees:
-        equal weights and equal canonical configurations give equal bytes.
+        equal weights and equal canonical configurations give equal bytes;
+        what is written can be read.
+
+    Raises:
+        ConfigError: the description is too long to be read.
     """
     public = json.loads(config.to_bytes())
     about = {
@@ -62,7 +65,13 @@ def model_file(
         "classes": list(classes),
     }
     tensors = {name: part.astype("float32") for name, part in layout.split(weights).items()}
-    return save(tensors, {_ENTRY: canonical_json(about).decode("ascii")})
+    content = save(tensors, {_ENTRY: canonical_json(about).decode("ascii")})
+    if (header := int.from_bytes(content[:8], "little")) > MOST_HEADER:
+        raise ConfigError(
+            f"the model's description has {header} bytes, and whoever loads it reads at most {MOST_HEADER}; state "
+            "fewer columns, or shorter names and lists of values"
+        )
+    return content
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,13 +160,8 @@ def load_model(path: Path | str) -> TrainedModel:
     if not file.is_file():
         expected = "the folder of a finished run" if file.name == MODEL_FILE else "a model's file or a run's folder"
         raise ConfigError(f"{path}: no {file.name}; expected {expected}")
-    try:
-        tensors = read_tensors(read_bytes(file, most=MOST_MODEL_BYTES), what=str(file))
-        with safe_open(file, "numpy") as stored:
-            about = (stored.metadata() or {}).get(_ENTRY)
-    except (SafetensorError, OSError) as error:
-        raise ConfigError(f"{file}: cannot be read as a safetensors file: {str(error)[:100]}") from None
-    return _Description.read(file, about).model(file, tensors)
+    tensors, about = read_safetensors(read_bytes(file, most=MOST_MODEL_BYTES), what=str(file))
+    return _Description.read(file, about.get(_ENTRY)).model(file, tensors)
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,5 +1,6 @@
 """The one reader of what comes from elsewhere answers hostile bytes with a sentence, within seconds."""
 
+import ast
 import os
 import subprocess
 import sys
@@ -11,7 +12,9 @@ import numpy as np
 import pytest
 from safetensors.numpy import save
 
+import fedlearn
 from fedlearn.bounded import read_bytes, read_json, read_number, read_tensors
+from fedlearn.checkpoint import RunFolder
 from fedlearn.config import RunConfig
 from fedlearn.errors import ConfigError
 from fedlearn.ledger.budget import Budget
@@ -138,3 +141,51 @@ def test_a_small_file_takes_little_memory_whatever_it_may_have(tmp_path: Path) -
     )
     ran = subprocess.run([sys.executable, "-c", program, tmp_path / "model"], capture_output=True, check=True)
     assert ran.stdout == b"b'x'\n"
+
+
+# What reads bytes of somebody else's by itself, and why it may: its own output, or a line whose failure is its answer.
+READS_BY_ITSELF = {
+    "bounded.py": "the reader",
+    "toml.py": "the reader",
+    "agent/tally.py": "a file without a name that only this run's own processes write",
+    "cli/client.py": "what it has just written",
+    "config.py": "what it has just written",
+    "deployment/background.py": "a line that this machine's own process logged",
+    "deployment/doctor/installation.py": "the pyproject.toml beside this program",
+    "deployment/parts.py": "a line that this machine's own process logged",
+    "deployment/supervisor.py": "a line that this machine's own process logged",
+    "overrides.py": "a word that the user typed",
+    "trained.py": "what it has just written",
+}
+READERS = {"json.loads", "json.load", "tomllib.loads", "tomllib.load", "safe_open", "load", "load_file"}
+
+
+def test_nothing_else_reads_json_toml_or_safetensors() -> None:
+    root = Path(fedlearn.__file__).parent
+    found = set()
+    for path in root.rglob("*.py"):
+        tree = ast.parse(path.read_text(encoding="utf-8"))
+        imported = {
+            name.asname or name.name
+            for node in ast.walk(tree)
+            if isinstance(node, ast.ImportFrom) and (node.module or "").startswith(("json", "safetensors", "tomllib"))
+            for name in node.names
+        }
+        called = {ast.unparse(node.func) for node in ast.walk(tree) if isinstance(node, ast.Call)}
+        if {name for name in called & READERS if "." in name or name in imported}:
+            found.add(path.relative_to(root).as_posix())
+    assert found == set(READS_BY_ITSELF)
+
+
+@pytest.mark.parametrize("body", [HOSTILE_JSON["deep lists"], HOSTILE_JSON["a long integer"]], ids=["deep", "long"])
+def test_a_line_of_a_run_folder_is_read_in_bounds(body: bytes, tmp_path: Path) -> None:
+    (tmp_path / "events.jsonl").write_bytes(body + b"\n")
+    with pytest.raises(ConfigError, match=r"events\.jsonl: a line"):
+        RunFolder(tmp_path).lines("events.jsonl")
+
+
+def test_a_checkpoint_is_read_in_bounds(tmp_path: Path) -> None:
+    for about in ("[" * 100_000, '{"session": ' + "9" * 5_000 + "}"):
+        (tmp_path / "checkpoint.safetensors").write_bytes(save({"weights": np.zeros(3)}, {"progress": about}))
+        with pytest.raises(ConfigError, match=r"checkpoint\.safetensors is damaged"):
+            RunFolder(tmp_path).load_checkpoint()

@@ -12,6 +12,7 @@ from fedlearn.agent.source import Source, model_dimension, start_model
 from fedlearn.config import RunConfig
 from fedlearn.errors import ConfigError
 from fedlearn.flower.public_data import PublicData
+from fedlearn.models import build_model
 from fedlearn.trained import model_file
 from fedlearn.vector import layout_of
 
@@ -153,3 +154,17 @@ def test_files_that_are_no_model_of_ours_are_one_sentence(table_model, tmp_path)
             fedlearn.load_model(path)
     with pytest.raises(ConfigError, match=r"no absent\.safetensors"):
         fedlearn.load_model(tmp_path / "absent.safetensors")
+
+
+def test_a_model_of_20_000_columns_with_long_names_is_read_back_and_no_file_is_written_that_is_not(tmp_path):
+    def file_of(columns, sign):
+        schema = {f"{number:05d}{sign * 115}": {"low": 0.0, "high": 1.0} for number in range(columns)}
+        table = {"dataset": "csv", "label": "y", "classes": [["0"], ["1"]], "columns": schema}
+        config = RunConfig.load("digits", {f"data.{key}": value for key, value in table.items()})
+        layout = layout_of(build_model("linear", input_shape=(columns,), classes=2, options={}, seed=0))
+        return model_file(np.zeros(layout.dimension), layout, config, input_shape=[columns], classes=["0", "1"])
+
+    (tmp_path / "model.safetensors").write_bytes(file_of(20_000, "n"))
+    assert len(fedlearn.load_model(tmp_path / "model.safetensors").columns) == 20_000
+    with pytest.raises(ConfigError, match=r"the model's description has \d+ bytes"):
+        file_of(20_000, "\N{GRINNING FACE}")

@@ -5,13 +5,13 @@ noise of its steps, drawn once: where a worker was lost, its chunk is computed a
 release is noised twice. What chunks give are integers, so their order does not matter.
 """
 
-import json
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Final, Protocol
 
 import numpy as np
 
+from fedlearn.bounded import read_json
 from fedlearn.canonical import canonical_json
 from fedlearn.crypto.keystream import SEED_BYTES, Entropy, stream_entropy
 from fedlearn.privacy.clipping import Vector
@@ -37,8 +37,12 @@ class Chunk:
 
     @classmethod
     def from_bytes(cls, data: bytes) -> "Chunk":
-        """The chunk in such bytes."""
-        values = json.loads(data)
+        """The chunk in such bytes.
+
+        Raises:
+            ConfigError: they are no JSON, or beyond its bounds.
+        """
+        values = read_json(data, what="a chunk")
         return cls(tuple(values["members"]), values["round"], bytes.fromhex(values["seed"]))
 
 

@@ -3,13 +3,13 @@
 u32 length of header | header: canonical JSON {attempt, round, session, stage, version} | u64 length of body | body
 """
 
-import json
 from dataclasses import dataclass
 from typing import Final
 
+from fedlearn.bounded import read_json
 from fedlearn.canonical import canonical_json
 from fedlearn.crypto.labels import REFUSAL
-from fedlearn.errors import ProtocolError
+from fedlearn.errors import ConfigError, ProtocolError
 
 __all__ = ["MAX_FRAME_BYTES", "REFUSAL", "STAGES", "Frame"]
 
@@ -79,10 +79,10 @@ class Frame:
     @classmethod
     def _from_header(cls, header: bytes, body: bytes) -> "Frame":
         try:
-            fields = json.loads(header.decode("ascii"))
+            fields = read_json(header, what="the header")
             stage, session, version = fields["stage"], fields["session"], fields["version"]
             counters = (fields["round"], fields["attempt"])
-        except (ValueError, KeyError, TypeError, RecursionError):
+        except (ConfigError, KeyError, TypeError):
             raise ProtocolError("frame whose header cannot be read") from None
         valid_session = isinstance(session, str) and len(session) == 32 and set(session) <= set("0123456789abcdef")
         valid_counters = all(type(n) is int and 0 <= n < most for n, most in zip(counters, _COUNTERS, strict=True))

@@ -13,7 +13,9 @@ from pathlib import Path
 from typing import Any, Final
 
 from fedlearn.agent.source import Unusable
+from fedlearn.bounded import read_json
 from fedlearn.durable import read_small, write_whole
+from fedlearn.errors import ConfigError
 
 __all__ = ["FailedWork", "WorkWatch", "failed_work_of_last_run", "keep_unusable", "unusable_of_last_run"]
 
@@ -106,7 +108,7 @@ def _keep(file: Path, told: Mapping[str, object]) -> None:
 
 def _kept(file: Path) -> Mapping[str, Any]:
     try:
-        told = json.loads(read_small(file))
-    except (OSError, ValueError, RecursionError):
+        told = read_json(read_small(file), what=file.name)
+    except (OSError, ConfigError):
         return {}
     return told if isinstance(told, dict) else {}

@@ -9,7 +9,6 @@ import importlib.util
 import logging
 import os
 import socket
-import tomllib
 from collections.abc import Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
@@ -27,6 +26,7 @@ from fedlearn.data.dataset import Dataset
 from fedlearn.errors import ConfigError, RunFailedError
 from fedlearn.privacy.clipping import Vector
 from fedlearn.privacy.quantization import IntVector
+from fedlearn.toml import parse_toml
 from fedlearn.training.device import pick_device
 from fedlearn.training.stacked.box_muller import box_muller
 
@@ -133,7 +133,7 @@ _work_of_run: dict[str, tuple[ChunkWork, Tally]] = {}  # of the one run that thi
 def _work(told: Mapping[str, Any]) -> tuple[ChunkWork, Tally]:
     if told["version"] != version("fedlearn"):
         raise ConfigError(f"this node has fedlearn {version('fedlearn')}; the run is of {told['version']}")
-    config = RunConfig.from_values(tomllib.loads(told["config"]), place="the run")
+    config = RunConfig.from_values(parse_toml(told["config"].encode(), place="the run"), place="the run")
     if told["source"] is not None:
         config = config.found_in(Path(told["source"]))
     train = Dataset(told["features"], told["labels"], told["classes"], told["clients"], told["client_names"])

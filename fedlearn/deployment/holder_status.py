@@ -1,7 +1,6 @@
 """What a holder wants to know of its home: what runs, what it accepts, what was spent and what is left."""
 
 import hashlib
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,6 +8,7 @@ from typing import Final
 
 from fedlearn.agent.deployed import MODELS_FOLDER, PAUSED_FILE
 from fedlearn.agent.last_run import FailedWork, failed_work_of_last_run, unusable_of_last_run
+from fedlearn.bounded import read_json
 from fedlearn.deployment.starting import NODE_FOLDER, holder_process
 from fedlearn.deployment.supervisor import POLICY_KEY, STATE_FILE
 from fedlearn.durable import read_small
@@ -84,9 +84,9 @@ def read_status(folder: Path) -> HolderStatus:
 def policy_differs(folder: Path) -> bool:
     """Whether an agent runs for the home whose `client/` is `folder`, and by another policy than the file has now."""
     try:
-        runs = json.loads(read_small(folder / STATE_FILE))[POLICY_KEY]
+        runs = read_json(read_small(folder / STATE_FILE), what=STATE_FILE)[POLICY_KEY]
         here = hashlib.sha256((folder / "client.toml").read_bytes()).hexdigest()
-    except (OSError, ValueError, LookupError, TypeError, RecursionError):
+    except (OSError, ConfigError, LookupError, TypeError):
         return False
     return runs is not None and runs != here
 
@@ -149,9 +149,9 @@ def running_parts(folder: Path) -> dict[str, dict[str, object]]:
 def _told_in(folder: Path) -> dict[str, dict[str, object]]:
     """What a supervisor wrote down; nothing where it is not of that form."""
     try:
-        parts = json.loads(read_small(folder / STATE_FILE))["parts"]
+        parts = read_json(read_small(folder / STATE_FILE), what=STATE_FILE)["parts"]
         return {str(name): dict(part) for name, part in parts.items() if _is_part(part)}
-    except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError):
+    except (OSError, ConfigError, LookupError, TypeError, ValueError, AttributeError):
         return {}
 
 

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+from fedlearn.bounded import read_json, read_whole
 from fedlearn.deployment.federation import Federation
 from fedlearn.deployment.invitation import NO_NONCE, Code, answer_proof
 from fedlearn.deployment.join_endpoint import read_applicant
@@ -50,15 +51,14 @@ def answer_request(home: ServerHome, federation: Federation, request: Path, outp
         RefusedError: it proves no open code.
     """
     try:
-        with request.open("rb") as opened:
-            fields = json.loads(opened.read(_MOST_BYTES))
+        fields = read_json(read_whole(request, most=_MOST_BYTES), what="it")
         if fields["format"] != REQUEST_FORMAT:
             raise ValueError
         applicant = read_applicant(fields)
         proof, signature = bytes.fromhex(fields["proof"]), bytes.fromhex(fields["signature"])
     except OSError as error:
         raise ConfigError(f"{request}: cannot be read: {error.strerror}") from None
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
+    except (ConfigError, ValueError, KeyError, TypeError, AttributeError):
         raise ConfigError(f"{request}: expected a request, as fedlearn client join CODE --request writes it") from None
     try:
         member = federation.admit(applicant, proof, signature, pin=home.pin, nonce=NO_NONCE)

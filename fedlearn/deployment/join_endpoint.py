@@ -25,6 +25,7 @@ from typing import Any, Final
 import uvicorn
 from fastapi import FastAPI, Request, Response
 
+from fedlearn.bounded import read_json
 from fedlearn.crypto.signatures import verify
 from fedlearn.deployment.door import Door, origin_of
 from fedlearn.deployment.federation import Federation
@@ -151,10 +152,10 @@ async def _guarded(request: Request, guesses: _Guesses, act: Callable[[Mapping[s
     if guesses.too_many(origin):
         return _refusal()
     try:
-        return act(json.loads(await _body(request)))
+        return act(read_json(await _body(request), what="a request", most=_MOST_BYTES))
     except RefusedError:
         guesses.wrong(origin)
-    except (ConfigError, ValueError, TypeError, KeyError, AttributeError, RecursionError):
+    except (ConfigError, ValueError, TypeError, KeyError, AttributeError):
         pass
     return _refusal()
 

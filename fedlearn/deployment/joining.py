@@ -16,6 +16,7 @@ from typing import Any, Final, Self
 
 import tomli_w
 
+from fedlearn.bounded import read_json, read_whole
 from fedlearn.crypto.certificates import Certificate, new_node_key, node_public_key
 from fedlearn.crypto.key_files import read_secret, read_signing_key
 from fedlearn.crypto.signatures import SigningKey
@@ -155,20 +156,19 @@ def accept_answer(home: Path, file: Path) -> Joined:
             f"{folder}: no request was made here; fedlearn client join CODE --request FILE first"
         ) from None
     try:
-        with file.open("rb") as opened:
-            fields = json.loads(opened.read(_MOST_BYTES))
+        fields = read_json(read_whole(file, most=_MOST_BYTES), what="it")
         answer, proof = fields["answer"], bytes.fromhex(fields["proof"])
         expected = answer_proof(verifier_of(code.secret, code.pin), code.pin, answer.encode())
         right = fields["format"] == ANSWER_FORMAT
     except OSError as error:
         raise ConfigError(f"{file}: cannot be read: {error.strerror}") from None
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
+    except (ConfigError, ValueError, KeyError, TypeError, AttributeError):
         right = False
     if not right:
         raise ConfigError(f"{file}: expected an answer, as fedlearn server invite --answer writes it")
     if not hmac.compare_digest(expected, proof):
         raise RefusedError(f"{file}: not an answer of whoever gave out the code; nothing was joined")
-    values = json.loads(answer)
+    values = read_json(answer.encode(), what=f"{file}: the answer")
     authority = Certificate.of(values["authority"].encode())
     if authority.fingerprint[:PIN_BYTES] != code.pin:
         raise RefusedError(f"{file}: its authority is not that of the code; nothing was joined")

@@ -3,12 +3,11 @@
 The page repeats a privacy guarantee, so a folder that is incomplete or contradicts itself is refused, never patched.
 """
 
-import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self, TypeVar
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from fedlearn import bounded
 from fedlearn.config import RunConfig
@@ -31,12 +30,7 @@ __all__ = [
 _MOST_TEXT = 1 << 26  # lines of 100,000 attempts
 
 
-def _none_unless_finite(value: object) -> object:
-    """A diverged run has a loss that is not finite; it is shown as a gap, not as a number."""
-    return None if isinstance(value, float) and not math.isfinite(value) else value
-
-
-Score = Annotated[float | None, BeforeValidator(_none_unless_finite)]
+Score = float | None  # none of a model that gives none that is finite: no JSON of a run folder has another number
 Count = Annotated[int, Field(ge=0)]
 Share = Annotated[float, Field(ge=0, le=1)]
 
@@ -219,7 +213,7 @@ def read_json(place: object, text: str) -> object:
         ConfigError: it is not JSON.
     """
     try:
-        return bounded.read_json(text.encode(), what="it", finite=False)  # a diverged run has a loss of NaN
+        return bounded.read_json(text.encode(), what="it")
     except ConfigError as error:
         raise ConfigError(
             f"{place}: expected JSON as a run writes it; the file is damaged or cut off ({error})"
