@@ -150,6 +150,22 @@ def test_a_private_run_books_the_same_events_and_budget_on_both_engines(tmp_path
     assert here.guarantees == there.guarantees
 
 
+@pytest.mark.slow
+@ray_run
+@pytest.mark.parametrize("masking", ["true", "false"])
+def test_local_work_that_failed_is_counted_on_ray_as_in_process(masking: str, tmp_path: Path) -> None:
+    failing = ("privacy.mode=none", "training.local_steps=1", "training.batch_size=4", "model.options.share=0.3")
+    picky = ("model.name=tests.test_nothing_learned:picky", f"secure_aggregation.masking={masking}", *failing)
+    here = fedlearn.simulate(digits(*picky), output=tmp_path / "here")
+    with nothing_left():
+        there = fedlearn.simulate(digits(*picky, "runtime.engine=ray"), output=tmp_path / "there")
+    assert here.local_work is not None
+    assert 0 < here.local_work.failed < here.local_work.clients == 20
+    assert there.local_work == here.local_work
+    summary = json.loads((tmp_path / "there" / "summary.json").read_text())
+    assert summary["local_work"]["failed"] == here.local_work.failed
+
+
 def test_without_ray_one_sentence_says_what_to_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "ray", None)
     with pytest.raises(ConfigError, match=r"pip install 'fedlearn\[ray\]'"):
