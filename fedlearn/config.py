@@ -39,6 +39,7 @@ from fedlearn.config_values import (
     StageSeconds,
     Text,
     Texts,
+    as_tuples,
 )
 from fedlearn.errors import ConfigError
 from fedlearn.home import absolute_path, expanded
@@ -46,9 +47,9 @@ from fedlearn.overrides import override_items, set_value
 from fedlearn.schema import check_public_test, columns_by_name
 from fedlearn.shipped import scenario_names, scenario_path
 from fedlearn.toml import read_toml
-from fedlearn.wording import nearest, sentence_of
+from fedlearn.wording import did_you_mean, sentence_of
 
-__all__ = ["REGISTRY_NAMES", "REQUIRED_KEYS", "ColumnConfig", "Compile", "Option", "RunConfig", "as_tuples"]
+__all__ = ["REGISTRY_NAMES", "REQUIRED_KEYS", "ColumnConfig", "Compile", "Option", "RunConfig"]
 
 # The names of the registries; a test compares them, for the registries live in rooms that load torch or flwr.
 REGISTRY_NAMES: Mapping[str, tuple[str, ...]] = {
@@ -89,13 +90,6 @@ class _Section(BaseModel):
         if not isinstance(values, dict):
             return values
         return {key: as_tuples(item) if isinstance(item, list) else item for key, item in values.items()}
-
-
-def as_tuples(value: Any) -> Any:
-    """Lists as tuples, at every depth: TOML and JSON have lists, a frozen section tuples."""
-    if isinstance(value, list):
-        return tuple(as_tuples(item) for item in value)
-    return {key: as_tuples(item) for key, item in value.items()} if isinstance(value, dict) else value
 
 
 class RunSection(_Section):
@@ -312,8 +306,8 @@ def _find(source: str | Path) -> Path:
     names = scenario_names()
     if str(source) in names:
         return scenario_path(str(source))
-    hint = nearest(str(source), names)
-    meant = f" (did you mean {hint}?)" if hint else ""
+    hint = did_you_mean(str(source), names)
+    meant = f" ({hint})" if hint else ""
     raise ConfigError(f"{source}: no scenario of that name{meant}; expected a TOML file or one of {', '.join(names)}")
 
 
@@ -336,8 +330,8 @@ def _check_names(config: RunConfig, place: str) -> None:
         name = getattr(getattr(config, section), field)
         if name in known or (key == "model.name" and ":" in name):
             continue
-        hint = nearest(name, known)
-        meant = f"; did you mean {hint}?" if hint else ""
+        hint = did_you_mean(name, known)
+        meant = f"; {hint}" if hint else ""
         own = ' or your own "package.module:builder"' if key == "model.name" else ""
         raise ConfigError(f'{place}: {key} is "{name}"; expected one of {", ".join(known)}{own}{meant}')
 

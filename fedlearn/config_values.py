@@ -27,6 +27,7 @@ __all__ = [
     "StageSeconds",
     "Text",
     "Texts",
+    "as_tuples",
 ]
 
 MOST_COLUMNS: Final = 2**15
@@ -61,6 +62,13 @@ StageSeconds = Annotated[int, Field(ge=1, lt=2**16)]  # a field of the context, 
 Compile = Literal[True, False, "auto"]
 Name = Annotated[str, Field(max_length=200)]
 Text = Annotated[str, Field(max_length=1000)]  # of a table: names of columns, values, classes
+
+
+def as_tuples(value: Any) -> Any:
+    """Lists as tuples, at every depth: TOML and JSON have lists, a frozen section tuples."""
+    if isinstance(value, list):
+        return tuple(as_tuples(item) for item in value)
+    return {key: as_tuples(item) for key, item in value.items()} if isinstance(value, dict) else value
 
 
 def _cut_after_a_wrong_one(value: Any) -> Any:

@@ -11,7 +11,8 @@ from typing import Annotated, Any, Literal, NoReturn, Self
 
 from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, ValidationError, field_validator
 
-from fedlearn.config import REGISTRY_NAMES, Option, RunConfig, as_tuples
+from fedlearn.config import REGISTRY_NAMES, Option, RunConfig
+from fedlearn.config_values import as_tuples
 from fedlearn.errors import ConfigError, RefusedError
 from fedlearn.policy import Policy
 from fedlearn.privacy.guarantee import PrivacyUnit
@@ -19,7 +20,7 @@ from fedlearn.privacy.mechanisms import MECHANISMS
 from fedlearn.roster import Confirmations, Roster, RosterEntry
 from fedlearn.schema import TABLES
 from fedlearn.toml import parse_toml, read_toml
-from fedlearn.wording import nearest, sentence_of
+from fedlearn.wording import did_you_mean, sentence_of
 
 __all__ = ["HolderPolicy"]
 
@@ -40,8 +41,8 @@ def _file_kind(source: str) -> str | None:
 
 def _known_name(name: str, known: tuple[str, ...], what: str) -> None:
     if name not in known:
-        hint = nearest(name, known)
-        meant = f"; did you mean {hint}?" if hint else ""
+        hint = did_you_mean(name, known)
+        meant = f"; {hint}" if hint else ""
         raise ValueError(f'"{name}" is not a {what}: expected {", ".join(known)}{meant}')
 
 

@@ -11,7 +11,6 @@ import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
-from difflib import get_close_matches
 from math import isfinite, prod
 from pathlib import Path
 from typing import cast
@@ -26,6 +25,7 @@ from fedlearn.data.feature_cache import cached
 from fedlearn.data.scattering import SCATTERING, Progress, scatter, scattering_shape
 from fedlearn.errors import ConfigError
 from fedlearn.vector import trained_parameters
+from fedlearn.wording import did_you_mean
 
 __all__ = ["MODELS", "Builder", "build_model", "model_features"]
 
@@ -158,8 +158,8 @@ def model_features(
 
 def _known_builder(name: str) -> Builder:
     if name not in MODELS:
-        near = get_close_matches(name, MODELS, n=1, cutoff=0.5)
-        hint = f'; did you mean "{near[0]}"?' if near else ""
+        meant = did_you_mean(name, MODELS)
+        hint = f"; {meant}" if meant else ""
         raise ConfigError(
             f'model.name is "{name}"; expected one of {", ".join(MODELS)}, or a builder of your own as '
             f'"package.module:builder"{hint}'

@@ -1,13 +1,14 @@
 """How a wrong key or value is told to the user: one sentence with the place, what was expected, what came."""
 
 import difflib
+import unicodedata
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any, get_args
 
 if TYPE_CHECKING:
     from pydantic import BaseModel  # the command line answers a mistyped option without it
 
-__all__ = ["nearest", "one_line", "sentence_of"]
+__all__ = ["did_you_mean", "nearest", "one_line", "sentence_of"]
 
 _EXPECTED = {
     "int_type": "an integer",
@@ -30,19 +31,52 @@ _BOUNDS = {
 
 
 _LONGEST_NAME = 100
+_MOST_NAMES = 1000
+
+
+def did_you_mean(name: str, known: Iterable[str], *, within: str = "") -> str:
+    """`did you mean age?`, and how the two differ where that is hard to see; "" where no known name is like it.
+
+    `within` stands before the name that is meant: its section.
+    """
+    hint = nearest(name, known)
+    if hint is None:
+        return ""
+    if name == hint or _folded(name) != _folded(hint):
+        return f"did you mean {within}{hint}?"
+    if _composed(name) == _composed(hint):
+        how = "how accents are joined to their letters (Unicode)"
+    elif name.casefold() == hint.casefold():
+        how = "upper and lower case"
+    else:
+        how = "upper and lower case, and how accents are joined to their letters (Unicode)"
+    return f"did you mean {within}{hint}, which differs only in {how}?"
 
 
 def nearest(name: str, known: Iterable[str]) -> str | None:
     """The known name most like `name`, compared as a whole and word by word, or None.
 
-    Word by word, because "epsilom" is far from "target_epsilon" as a whole and near to one of its words. Nothing is
-    like a name of more than 100 signs, for the comparison takes as long as their square.
+    Case, and whether an accent is a sign of its own, count for nothing. Word by word, because "epsilom" is far from
+    "target_epsilon" as a whole and near to one of its words. Among more than 1,000 names, and for one of more than 100
+    signs, nothing else is like it: the comparison takes as long as their number, and as the square of its length.
     """
-    if len(name) > _LONGEST_NAME:
+    names, folded = list(known), _folded(name)
+    if equal := [candidate for candidate in names if _folded(candidate) == folded]:
+        return name if name in equal else equal[0]
+    if len(name) > _LONGEST_NAME or len(names) > _MOST_NAMES:
         return None
-    scored = [(_likeness(name.lower(), candidate.lower()), candidate) for candidate in known]
+    scored = [(_likeness(folded, _folded(candidate)), candidate) for candidate in names]
     best = max(scored, default=(0.0, ""))
-    return best[1] if best[0] >= 0.7 else None
+    return best[1] if best[0] >= 0.65 else None
+
+
+def _composed(name: str) -> str:
+    return unicodedata.normalize("NFC", name)
+
+
+def _folded(name: str) -> str:
+    """One form for all spellings that differ in case or composition; folding may take a composed letter apart."""
+    return _composed(_composed(name).casefold())
 
 
 def one_line(sentence: str) -> str:
@@ -108,12 +142,11 @@ def _unknown_key(path: list[str], model: "type[BaseModel]", of: str) -> str:
     *sections, key = path
     place = ".".join(path)
     known = _fields_at(model, sections)
-    hint = nearest(key, known)
-    if hint:
-        return f"{place} is not a key of {of}; did you mean {'.'.join([*sections, hint])}?"
+    if meant := did_you_mean(key, known, within="".join(f"{section}." for section in sections)):
+        return f"{place} is not a key of {of}; {meant}"
     for name, field in model.model_fields.items():
-        if hint := nearest(key, _keys_of(field.annotation) or ()):
-            return f"{place} is not a key of {of}; did you mean {name}.{hint}?"
+        if meant := did_you_mean(key, _keys_of(field.annotation) or (), within=f"{name}."):
+            return f"{place} is not a key of {of}; {meant}"
     what = "key" if sections else "section"
     return f"{place} is not a {what} of {of}; expected one of {', '.join(sorted(known))}"
 

@@ -108,7 +108,7 @@ def test_a_module_of_the_same_name_that_is_loaded_already_is_not_taken_for_the_w
 
 
 REFUSED = [
-    ("lineer", {}, 'model.name is "lineer"; expected one of linear, mlp, cnn, scatter-linear.*did you mean "linear"?'),
+    ("lineer", {}, 'model.name is "lineer"; expected one of linear, mlp, cnn, scatter-linear.*did you mean linear?'),
     ("OWN:missing", {}, '"missing" does not exist in .*; name a function'),
     ("OWN:number", {}, '"number" is not callable'),
     ("OWN:nothing", {}, "gave NoneType; expected an nn.Module"),

@@ -16,7 +16,7 @@ import typer
 from fedlearn.cli import audit, checks, client, server, simulate
 from fedlearn.errors import FedlearnError, RunFailedError
 from fedlearn.logs import begin_log, tell_error
-from fedlearn.wording import nearest, one_line
+from fedlearn.wording import did_you_mean, one_line
 
 __all__ = ["app", "main"]
 
@@ -114,5 +114,5 @@ def _usage_sentence(error: click.UsageError) -> str:
 
 
 def _meant(name: str, names: Sequence[str]) -> str:
-    hint = nearest(name, names)
-    return f" (did you mean {hint}?)" if hint else ""
+    hint = did_you_mean(name, names)
+    return f" ({hint})" if hint else ""

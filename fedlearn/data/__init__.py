@@ -1,7 +1,6 @@
 """Data sets by name. To add one: write `data/NAME.py` with a loader, add a line here and one in the contract test."""
 
 from collections.abc import Callable
-from difflib import get_close_matches
 
 from fedlearn.data.breast_cancer import load_breast_cancer
 from fedlearn.data.dataset import Column, DataOptions, Dataset, Loaded
@@ -10,6 +9,7 @@ from fedlearn.data.fashion_mnist import load_fashion_mnist
 from fedlearn.data.heart_disease import load_heart_disease
 from fedlearn.data.tables import load_csv, load_parquet
 from fedlearn.errors import ConfigError
+from fedlearn.wording import did_you_mean
 
 __all__ = ["DATASETS", "Column", "DataOptions", "Dataset", "Loaded", "load_dataset"]
 
@@ -34,7 +34,7 @@ def load_dataset(options: DataOptions) -> Loaded:
     """
     loader = DATASETS.get(options.dataset)
     if loader is None:
-        near = get_close_matches(options.dataset, DATASETS, n=1, cutoff=0.5)
-        hint = f"; did you mean {near[0]!r}?" if near else ""
+        meant = did_you_mean(options.dataset, DATASETS)
+        hint = f"; {meant}" if meant else ""
         raise ConfigError(f"data.dataset is {options.dataset!r}; expected one of {', '.join(DATASETS)}{hint}")
     return loader(options)

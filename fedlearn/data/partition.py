@@ -7,12 +7,12 @@ million clients cost nothing until they are called.
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from difflib import get_close_matches
 
 import numpy as np
 from numpy.typing import NDArray
 
 from fedlearn.errors import ConfigError
+from fedlearn.wording import did_you_mean
 
 __all__ = ["PARTITIONS", "Partition", "make_partition"]
 
@@ -61,8 +61,8 @@ def make_partition(
     and records without natural clients or with another number of them.
     """
     if name not in PARTITIONS:
-        near = get_close_matches(name, PARTITIONS, n=1, cutoff=0.5)
-        hint = f"; did you mean {near[0]!r}?" if near else ""
+        meant = did_you_mean(name, PARTITIONS)
+        hint = f"; {meant}" if meant else ""
         raise ConfigError(f"data.partition is {name!r}; expected one of {', '.join(PARTITIONS)}{hint}")
     if population_size < 1:
         raise ConfigError(f"data.population_size is {population_size}; expected at least 1 client")

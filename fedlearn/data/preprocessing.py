@@ -14,17 +14,18 @@ values ("TRUE" is "True"). As a number, true is 1 and false 0, and a date is its
 import json
 import math
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from decimal import Decimal
-from typing import Final, Protocol
+from typing import Any, Final, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from fedlearn.data.dataset import Column
 from fedlearn.errors import ConfigError, DataError
+from fedlearn.wording import did_you_mean
 
 __all__ = [
     "Frame",
@@ -50,6 +51,7 @@ class Frame(Protocol):
 
     def __getitem__(self, name: str, /) -> Iterable[object]: ...
     def __contains__(self, name: object, /) -> bool: ...
+    def __iter__(self, /) -> Iterator[Any]: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,7 +99,9 @@ def prepare(frame: Frame, columns: Mapping[str, Column], *, place: str) -> Prepa
     clipped: dict[str, int] = {}
     for name, column in sorted(columns.items()):
         if name not in frame:
-            raise DataError(f"{place} has no column {name!r}; the section [data.columns.{toml_key(name)}] asks for it")
+            hint = did_you_mean(name, map(str, frame))
+            asked = f"the section [data.columns.{toml_key(name)}] asks for it"
+            raise DataError(f"{place} has no column {name!r}; {asked}{f'; {hint}' if hint else ''}")
         texts = [text_of(value) for value in frame[name]]
         if blocks and len(texts) != len(blocks[0]):
             raise DataError(f"{place}: column {name!r} has {len(texts)} rows; expected {len(blocks[0])}, as the others")

@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 from pathlib import Path
+from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,8 +19,11 @@ from fedlearn.data.preprocessing import Spellings, check_columns, prepare, shown
 from fedlearn.data.readers import Table, read_csv, read_parquet
 from fedlearn.data.stored import fingerprint_of, held_out
 from fedlearn.errors import ConfigError, DataError
+from fedlearn.wording import did_you_mean
 
 __all__ = ["Judged", "empty_records", "judge_rows", "load_csv", "load_parquet", "table_records"]
+
+_COLUMNS_NAMED: Final = 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,6 +100,7 @@ def _named(table: Table, judged: Judged) -> dict[str, str]:
 
 def judge_rows(table: Table, options: DataOptions) -> Judged:
     """`table_records`, with every column of the file accounted for, and with what is unusable."""
+    judged = _judged(table, options)  # first: a column that is there under a name like it is told of as such
     known = {*options.columns, options.label, options.client_column}
     for name in table.columns:
         if name not in known and not any(fnmatchcase(name, pattern) for pattern in options.ignore):
@@ -104,7 +109,7 @@ def judge_rows(table: Table, options: DataOptions) -> Judged:
                 "with low and high, or values, as anybody may know them (bounds measured on private records would leak "
                 "them), or name it in data.ignore"
             )
-    return _judged(table, options)
+    return judged
 
 
 def table_records(table: Table, options: DataOptions) -> Dataset:
@@ -174,7 +179,10 @@ def _checked_label(options: DataOptions) -> tuple[str, tuple[tuple[str, ...], ..
 
 def _texts(table: Table, name: str, key: str) -> list[str]:
     if name not in table.columns:
-        raise DataError(f"{table.place} has no column {name!r}, which {key} names; it has {', '.join(table.columns)}")
+        meant = (
+            did_you_mean(name, table.columns) or f"it has {', '.join(map(shown, list(table.columns)[:_COLUMNS_NAMED]))}"
+        )
+        raise DataError(f"{table.place} has no column {name!r}, which {key} names; {meant}")
     return [text_of(value) for value in table.columns[name]]
 
 

@@ -11,7 +11,7 @@ from fedlearn.durable import write_whole
 from fedlearn.errors import ConfigError, RefusedError
 from fedlearn.holder_policy import HolderPolicy
 from fedlearn.roster import Confirmations, Roster, RosterEntry
-from fedlearn.wording import nearest
+from fedlearn.wording import did_you_mean
 
 __all__ = ["ALL", "KnownRoster", "accept_roster", "accepted_roster", "proposed_roster"]
 
@@ -122,8 +122,8 @@ def _confirm(roster: Roster, before: Confirmations, names: Sequence[str]) -> Con
         raise ConfigError(f'the roster has a member named "{ALL}", the word for everybody; another name is needed')
     for name in names:
         if name != ALL and name not in by_name:
-            hint = nearest(name, by_name)
-            meant = f"; did you mean {hint}?" if hint else ""
+            hint = did_you_mean(name, by_name)
+            meant = f"; {hint}" if hint else ""
             raise ConfigError(f"--confirmed {name}: expected a name in the roster: {', '.join(by_name)}{meant}")
     return Confirmations(tuple(e for e in entries if ALL in names or e.name in names or before.holds(e)))
 

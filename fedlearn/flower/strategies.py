@@ -15,7 +15,7 @@ from fedlearn.flower.in_process_grid import make_message
 from fedlearn.layout import Layout
 from fedlearn.privacy.clipping import Vector
 from fedlearn.quiet import quiet
-from fedlearn.wording import nearest
+from fedlearn.wording import did_you_mean
 
 __all__ = ["STRATEGIES", "StrategyOptimizer", "check_options"]
 
@@ -92,8 +92,8 @@ def check_options(name: str, options: Mapping[str, float]) -> None:
     own = [option for option in inspect.signature(STRATEGIES[name].__init__).parameters if option not in common]
     for option, value in options.items():
         if option not in own:
-            hint = nearest(option, own)
-            meant = f"; did you mean {hint}?" if hint else ""
+            hint = did_you_mean(option, own)
+            meant = f"; {hint}" if hint else ""
             expected = f"expected one of {', '.join(own)}" if own else f"{name} takes none"
             raise ConfigError(f"training.strategy_options.{option} is not an option of {name}; {expected}{meant}")
         if option in _DECAYS and not 0 <= value < 1:

@@ -46,7 +46,7 @@ def test_key_without_use_is_refused(key, value):
 
 
 def test_unknown_name_lists_the_known_and_the_nearest():
-    with pytest.raises(ConfigError, match=r"expected one of digits.*did you mean 'digits'"):
+    with pytest.raises(ConfigError, match=r"expected one of digits.*did you mean digits"):
         load_dataset(DataOptions(dataset="digit"))
 
 

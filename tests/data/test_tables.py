@@ -88,7 +88,10 @@ def test_parquet_gives_what_csv_gives(tmp_path):
 
 
 BAD_FILES = {
-    "no feature column": (GOOD.replace("age", "ages"), "has the column 'ages', which has no bounds.*would leak"),
+    "no feature column": (
+        "age,sex,site,ill,ages\n1,f,north,0,1\n",
+        "has the column 'ages', which has no bounds.*would leak",
+    ),
     "feature column missing": ("sex,site,ill\nf,north,0\n", "has no column 'age'"),
     "no label column": ("age,sex,site\n1,f,north\n", r"no column 'ill', which data\.label names"),
     "no client column": ("age,sex,ill\n1,f,0\n", r"no column 'site', which data\.client_column names"),
@@ -97,7 +100,7 @@ BAD_FILES = {
     "quote in the header": (GOOD.replace("age", '"age', 1), "is not a csv file.*quotes that close"),
     "broken gzip": (gzip.compress(GOOD.encode())[:-9], "is not a gzip file that can be read"),
     "empty file": ("", "is empty"),
-    "bytes of parquet": (b"PAR1\x00\x01\x02PAR1", "has the column"),
+    "bytes of parquet": (b"PAR1\x00\x01\x02PAR1", r"has no column 'ill', .*; it has 'PAR1.x00"),
 }
 
 
