@@ -20,6 +20,7 @@ from fedlearn.checkpoint import Progress, RunFolder, load_run
 from fedlearn.crypto.key_files import read_signing_key
 from fedlearn.crypto.signatures import SigningKey
 from fedlearn.errors import FedlearnError, RunFailedError
+from fedlearn.flower.failure import record_failure
 from fedlearn.flower.public_data import PublicData
 from fedlearn.layout import Layout
 from fedlearn.ledger import COORDINATOR, Ledger
@@ -29,6 +30,7 @@ from fedlearn.privacy.calibration import guarantees_after
 from fedlearn.privacy.guarantee import Guarantee
 from fedlearn.privacy.mechanisms import MECHANISMS
 from fedlearn.report import write_report
+from fedlearn.room import is_disk_full
 from fedlearn.rounds import RunData
 from fedlearn.trained import MODEL_FILE, model_file
 from fedlearn.training.device import pick_device
@@ -89,7 +91,7 @@ def conclude(folder: RunFolder, data: RunData, *, engine: str, noise: str, key: 
     certificate.
 
     Raises:
-        RunFailedError: it is not finished, or in a simulation nobody could train.
+        RunFailedError: it is not finished; in a simulation nobody could train, in a deployment nobody attested.
     """
     LocalWork.of(folder).refuse_if_all_failed(ended=True)
     stored = folder.load_checkpoint()
@@ -104,6 +106,11 @@ def conclude(folder: RunFolder, data: RunData, *, engine: str, noise: str, key: 
     scores = evaluate(model, weights, data.test, device=device) if data.test is not None else None
     summary = _summary(folder, data, progress, scores) | {"engine": engine, "noise": noise}
     evidence = _attested(folder, _evidence(folder, data, progress, summary, layout=layout, model_file=content), key)
+    if evidence.kind == "deployment" and not evidence.attestations:
+        raise RunFailedError(
+            f"none of its {data.population_size} data holders attested what it booked, so no guarantee can be stated; "
+            f"the model lies in {folder.file(MODEL_FILE)}"
+        )
     guarantees = guarantees_after(data.plan, evidence.releases)
     simulated = evidence.kind == "simulation"  # of a deployed run's policies none is known here
     summary |= {
@@ -220,6 +227,8 @@ def main(folder: Path, key_file: Path) -> int:
         conclude(run, data, engine=DEPLOYED, noise=noise, key=key)
     except FedlearnError as error:
         _log.error("%s", one_line(str(error)))
+        if not is_disk_full(run.path):  # else it is tried again
+            record_failure(run, error)
         return error.exit_code
     return 0
 

@@ -26,7 +26,7 @@ from fedlearn.deployment.parts import Part
 from fedlearn.deployment.runs import BookedRun, Facts, RunKeeper, Runs, Step
 from fedlearn.deployment.server_home import ServerHome
 from fedlearn.deployment.superlink_process import SuperLinkProcess, control_of
-from fedlearn.errors import FedlearnError, RunFailedError
+from fedlearn.errors import ConfigError, FedlearnError, RunFailedError
 from fedlearn.flower.control import Control
 from fedlearn.flower.failure import FAILURE_FILE, forget_failure
 from fedlearn.flower.process_tree import adopt_orphans
@@ -220,9 +220,9 @@ class Service:
             self._runs.end(run.id, "finished")
             self._tell(f"run {run.id} is finished: {folder.path}", run=run.id)
         elif step is Step.FAILED:
-            self._fail(run, str(folder.lines(FAILURE_FILE)[0].get("sentence", "")))
+            self._fail(run, folder, _why_failed(folder))
         elif step is Step.GIVE_UP:
-            self._fail(run, f"it does not come to life; what Flower said stands in {self._superlink.log_path}")
+            self._fail(run, folder, f"it does not come to life; what Flower said stands in {self._superlink.log_path}")
 
     def _submit(self, run: BookedRun, folder: RunFolder) -> None:
         assert self._control is not None
@@ -259,10 +259,16 @@ class Service:
             if code and is_disk_full(folder.path):
                 return  # once more, when there is room
             if code:
-                self._fail(run, f"its report cannot be written; see {log}")
+                self._fail(run, folder, _why_failed(folder) or f"its report cannot be written; see {log}")
 
-    def _fail(self, run: BookedRun, reason: str) -> None:
+    def _fail(self, run: BookedRun, folder: RunFolder, reason: str) -> None:
+        from fedlearn.report import write_failed_page  # heavy, and few runs fail
+
         self._end_in_flower(run)
+        try:
+            write_failed_page(folder.path, name=run.id, reason=reason)
+        except ConfigError as error:
+            self._trouble(str(error))
         self._runs.end(run.id, "failed", reason)
         self._tell(f"run {run.id} failed: {reason}", run=run.id)
 
@@ -282,6 +288,11 @@ def _told(error: Exception) -> str:
         traceback = traceback.tb_next
     place = f"{traceback.tb_frame.f_globals.get('__name__')}:{traceback.tb_lineno}" if traceback else "nowhere"
     return f"{type(error).__name__} at {place}; going on"
+
+
+def _why_failed(folder: RunFolder) -> str:
+    """The sentence that a process of the run wrote down first; empty where none did."""
+    return next((str(line.get("sentence", "")) for line in folder.lines(FAILURE_FILE)), "")
 
 
 def _facts(folder: RunFolder, done: int, rounds: int) -> Facts:

@@ -20,7 +20,7 @@ from fedlearn.report.replacement import epsilon_if_replaced
 from fedlearn.report.run_folder import RunFolder, Summary
 from fedlearn.report.statement import privacy_statement
 
-__all__ = ["REGISTRY_FILE", "draw_report", "write_report"]
+__all__ = ["REGISTRY_FILE", "draw_report", "write_failed_page", "write_report"]
 
 REGISTRY_FILE = "registry.json"
 
@@ -63,6 +63,19 @@ def draw_report(run_folder: Path, run: RunFolder) -> Path:
     except OSError as error:
         raise ConfigError(f"{target}: cannot be written: {error.strerror}; check the folder's permissions") from None
     return target
+
+
+def write_failed_page(run_folder: Path, *, name: str, reason: str) -> None:
+    """Write the `report.html` of a deployed run that failed: its name, the reason, and that no guarantee is stated.
+
+    Raises:
+        ConfigError: it cannot be written.
+    """
+    page = _environment().get_template("failed.html.j2").render(name=name, reason=reason)
+    try:
+        write_whole(run_folder / "report.html", page.encode("utf-8", "backslashreplace"), mode=0o644)
+    except OSError as error:
+        raise ConfigError(f"{run_folder / 'report.html'}: {error.strerror}") from None
 
 
 def _rendered(run: RunFolder, audits: tuple[AuditCard, ...]) -> str:

@@ -12,10 +12,13 @@ from run_by_hand import certificate_content, draw
 from fedlearn import simulate
 from fedlearn.agent.simulated import coordinator_key
 from fedlearn.certificate.form import encode
+from fedlearn.checkpoint import RunFolder
+from fedlearn.conclusion import main as conclude_deployed
 from fedlearn.config import RunConfig
 from fedlearn.crypto.signatures import SigningKey
-from fedlearn.errors import ConfigError
-from fedlearn.report import write_report
+from fedlearn.errors import ConfigError, RunFailedError
+from fedlearn.flower.failure import raise_failure
+from fedlearn.report import write_failed_page, write_report
 
 WriteFolder = Callable[..., Path]
 
@@ -105,3 +108,24 @@ def test_the_page_of_a_deployed_run_shows_no_policy_but_what_each_holder_signed(
     content["ledger"]["attestations"] = []
     (folder / "certificate.json").write_bytes(encode(content, SigningKey(bytes(32))))
     assert "No data holder signed anything." in draw(folder).read_text(encoding="utf-8")
+
+
+def test_a_deployed_run_that_nobody_attested_is_no_finished_run(folder: Path, tmp_path: Path) -> None:
+    for file in ("summary.json", "certificate.json"):
+        (folder / file).unlink()
+    (tmp_path / "key").write_bytes(bytes(32))
+    (tmp_path / "key").chmod(0o600)
+    assert conclude_deployed(folder, tmp_path / "key") == 4
+    assert not (folder / "summary.json").exists(), "whoever serves would book it as finished"
+    assert not (folder / "certificate.json").exists()
+    with pytest.raises(RunFailedError, match="none of its 10 data holders attested"):
+        raise_failure(RunFolder(folder))
+
+
+def test_the_page_of_a_failed_run_says_why_and_states_no_guarantee(tmp_path: Path) -> None:
+    write_failed_page(tmp_path, name="heart <b>", reason="3 of 4 are away; see <script>")
+    page = (tmp_path / "report.html").read_text()
+    assert "This run failed: 3 of 4 are away; see &lt;script&gt;" in page
+    assert "heart &lt;b&gt;" in page
+    assert "NO GUARANTEE IS STATED" in page
+    assert "psilon" not in page.partition("</style>")[2]
