@@ -227,7 +227,7 @@ CASES: dict[str, tuple[tuple[str, ...], str]] = {
         simulate(*CSV, 'data.columns.b={values=["x"], impute=2.0}'),
         r"impute is 2\.0",
     ),
-    "csv without the label": (simulate(*CSV, COLUMN_B, "data.label=q"), r"table\.csv has the column 'y'"),
+    "csv without the label": (simulate(*CSV, COLUMN_B, "data.label=q"), r"table\.csv has no column 'q', which"),
     "csv that is not there": (simulate(*CSV, "data.path=nope.csv"), r"nope\.csv is not a file"),
     "csv with a short row": (simulate(*CSV, COLUMN_B, "data.path=ragged.csv"), r"no record to train on"),
     "csv without a header": (simulate(*CSV, COLUMN_B, "data.path=empty.csv"), r"empty\.csv"),

@@ -169,7 +169,9 @@ def test_the_run_folder_holds_the_run_as_it_was_asked_for(run: Run, tmp_path: Pa
     folder = tmp_path / "out"
     assert result["run_dir"] == "out"
     again = only_object(run("plan", folder / "config.toml", "--json").out)
-    assert again == only_object(run("plan", "digits", *SHORT, "--json").out)
+    first = only_object(run("plan", "digits", *SHORT, "--json").out)
+    del again["warnings"], first["warnings"]  # a shipped scenario is silent where its copy states what has no effect
+    assert again == first
     assert len((folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines()) == 3
     assert json.loads((folder / "summary.json").read_text(encoding="utf-8"))["guarantees"] == result["guarantees"]
 
@@ -223,9 +225,11 @@ def test_too_many_lost_replies_end_with_four_and_a_folder_to_read(run: Run, tmp_
     assert told.code == 4
     assert told.out == ""
     assert told.err.count("\n") == 1
-    assert "what was sent counts as spent" in told.err
     events = RunFolder(tmp_path / "out").lines("events.jsonl")
-    assert [event["aborted"] for event in events] == [True, True]
+    spent = "what was sent counts as spent" in told.err
+    assert spent == (len(events) == 2)
+    assert spent or "before a vector was asked for" in told.err, "as chance has it, too many are lost early each time"
+    assert all(event["aborted"] for event in events)
 
 
 @pytest.mark.lengthy
@@ -324,7 +328,7 @@ def started(tmp_path: Path) -> Iterator[tuple[subprocess.Popen[str], Path]]:
         stored = RunFolder(folder).load_checkpoint() if folder.is_dir() else None
         if stored is not None and stored[0].round == 2 and stored[0].asking:
             break
-        time.sleep(0.01)
+        time.sleep(0.05)
     yield process, folder
     if process.poll() is None:
         process.kill()

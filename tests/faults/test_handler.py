@@ -25,6 +25,7 @@ OF_THE_PIPE = {
     "fedlearn.agent",
     "fedlearn.agent.frames",
     "fedlearn.agent.socket",
+    "fedlearn.bounded",
     "fedlearn.canonical",
     "fedlearn.crypto",
     "fedlearn.crypto.labels",
