@@ -339,7 +339,7 @@ def test_every_key_that_a_mode_needs_is_named_when_it_is_missing(
 
 @pytest.mark.parametrize(
     "case",
-    ["unknown key", "TOML that is none", "unknown option", pytest.param("delta too large", marks=pytest.mark.lengthy)],
+    ["unknown key", "TOML that is none", "unknown option", pytest.param("delta too large", marks=pytest.mark.slow)],
 )
 def test_a_real_process_ends_the_same(case: str, folder: Path) -> None:
     words, expected = CASES[case]

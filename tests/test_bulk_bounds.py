@@ -91,7 +91,7 @@ def test_a_holder_is_sent_no_patterns() -> None:
 
 
 @pytest.mark.lengthy
-@pytest.mark.parametrize("short", [True, False])
+@pytest.mark.parametrize("short", [True, pytest.param(False, marks=pytest.mark.slow)])
 def test_twenty_thousand_columns_are_loaded_planned_and_written_in_seconds(tmp_path: Path, short: bool) -> None:
     names = [f"p{at}" for at in range(20_000)]
     config = run_of({"p*": NARROW}, names)

@@ -470,7 +470,9 @@ MANY = {
 }
 
 
-@pytest.mark.parametrize("what", MANY)
+@pytest.mark.parametrize(
+    "what", [pytest.param(what, marks=[pytest.mark.slow] if at % 3 else []) for at, what in enumerate(MANY)]
+)
 def test_a_configuration_of_a_megabyte_is_refused_soon_with_a_short_sentence(what: str) -> None:
     """An agent reads what it is sent before it knows who asks. Most of these took over a minute or half a GB."""
     section, key, value, place = MANY[what]

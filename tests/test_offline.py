@@ -14,7 +14,7 @@ def cage_is_allowed() -> bool:
     return bool(shutil.which("unshare")) and subprocess.run([*CAGE, "true"], capture_output=True).returncode == 0
 
 
-@pytest.mark.lengthy
+@pytest.mark.slow
 @pytest.mark.skipif(not cage_is_allowed(), reason="this machine allows no namespace without a network")
 def test_the_demo_runs_without_a_network(tmp_path):
     done = subprocess.run(

@@ -80,7 +80,8 @@ def test_a_clip_that_is_off_in_the_kernels_is_found(attack, monkeypatch, mode):
     assert failed(attack(f"privacy.mode={mode}", *MLP), "reach")
 
 
-@pytest.mark.parametrize("left_out", [64, pytest.param(16, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("left_out", [64, 16])
 def test_a_clip_that_leaves_one_layer_out_is_found(attack, monkeypatch, left_out):
     """The layer that has so many inputs, and in float32 alone."""
     honest = LinearKernel.per_record
@@ -161,7 +162,8 @@ def test_noise_that_comes_again_later_is_found(attack, monkeypatch, later):
     assert failed(told, "reuse")
 
 
-@pytest.mark.parametrize("period", [64, *(pytest.param(period, marks=pytest.mark.slow) for period in (7, 325))])
+@pytest.mark.slow
+@pytest.mark.parametrize("period", [64, 7, 325])
 def test_noise_with_a_period_is_found(attack, monkeypatch, period):
     noise_of_sum(monkeypatch, lambda noise: np.resize(noise[:period], len(noise)))
     assert failed(attack(), "entries")
@@ -212,6 +214,7 @@ def test_coins_that_are_thrown_for_all_records_together_are_found(attack, monkey
     assert failed(attack(), "coins-apart")
 
 
+@pytest.mark.slow
 def test_coins_that_fall_too_often_are_found(attack, monkeypatch):
     honest = local.poisson_sample
     coins(monkeypatch, lambda records, probability, entropy: honest(records, min(1, probability * 6 / 5), entropy))

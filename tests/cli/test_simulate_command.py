@@ -368,7 +368,7 @@ def test_ctrl_c_ends_with_130_and_the_run_goes_on(started: tuple[subprocess.Pope
     assert_resumes(run, folder)
 
 
-@pytest.mark.lengthy
+@pytest.mark.slow
 @pytest.mark.skipif(os.name != "posix", reason="kill -9 is POSIX")
 def test_kill_9_in_a_round_counts_as_spent_and_the_run_goes_on(
     started: tuple[subprocess.Popen[str], Path], run: Run

@@ -57,6 +57,7 @@ def test_a_closed_pipe_is_one_sentence() -> None:
     assert_one_sentence(told.stderr, "nobody reads standard output any more")
 
 
+@pytest.mark.slow
 def test_names_that_are_not_text_are_printed_and_written(tmp_path: Path) -> None:
     short = ("--set", "run.rounds=1", "--set", "run.spare_rounds=0", "--set", "secure_aggregation.masking=false")
     (tmp_path / f"{ODD}.toml").write_text(RunConfig.load("digits", []).to_toml())

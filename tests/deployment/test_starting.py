@@ -153,7 +153,7 @@ def _wait_for(condition: Callable[[], object], process: "subprocess.Popen[bytes]
         time.sleep(0.1)
 
 
-@pytest.mark.lengthy
+@pytest.mark.slow
 def test_a_crashed_agent_starts_again_with_what_was_accepted_and_not_with_what_lies_on_disk():
     with tempfile.TemporaryDirectory(dir="/tmp", prefix="fl") as place:
         policy = write_policy(Path(place) / "client")

@@ -27,7 +27,7 @@ MODES = ["record-distributed", "record-local"]
 LABELS = ["no", "yes", "perhaps"]
 C = 0.5
 LEARNING_RATE = 1e9  # a step of record-local is then far above the last bit of weights of 1e9
-SETTINGS = settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
+SETTINGS = settings(max_examples=30, deadline=None, suppress_health_check=list(HealthCheck))
 
 
 def config_of(mode: str, model: str, options: dict[str, object], columns: int) -> RunConfig:

@@ -87,7 +87,11 @@ SHAPES = [
 
 
 @pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("shape", SHAPES, ids=str)
+@pytest.mark.parametrize(
+    "shape",
+    [*SHAPES[::3], *(pytest.param(shape, marks=pytest.mark.slow) for shape in SHAPES[1::3] + SHAPES[2::3])],
+    ids=str,
+)
 def test_a_record_more_changes_no_bit_of_the_others_parts(shape, kind) -> None:
     """Side by side they move by up to 25 C (the next test). Sums are float64, so 1e-9 C is less than a bit of any."""
     width, hidden, classes = shape
