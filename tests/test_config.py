@@ -492,6 +492,7 @@ def test_a_configuration_of_a_megabyte_is_refused_soon_with_a_short_sentence(wha
     assert len(str(refused.value)) < 500
 
 
+@pytest.mark.slow
 def test_a_table_of_20_000_columns_stays_possible() -> None:
     columns = {f"g{at:05}": {"low": 0.0, "high": 1.0} for at in range(20_000)}
     config = RunConfig.load("digits", {"data.columns": columns})

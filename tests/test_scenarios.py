@@ -59,7 +59,10 @@ def test_it_is_masked_where_its_cohort_is_small_enough(name):
 
 
 @pytest.mark.lengthy
-@pytest.mark.parametrize(("name", "least"), [("breast_cancer", 0.90), ("heart_hospitals", 0.74), ("digits", 0.90)])
+@pytest.mark.parametrize(
+    ("name", "least"),
+    [pytest.param("breast_cancer", 0.90, marks=pytest.mark.slow), ("heart_hospitals", 0.74), ("digits", 0.90)],
+)
 def test_a_quick_one_reaches_nearly_its_bar(name, least, tmp_path):
     # The margins are more than five standard deviations of the runs measured: below 1e-6 a run by chance.
     result = fedlearn.simulate(fedlearn.RunConfig.load(name), output=tmp_path / "run")

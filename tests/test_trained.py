@@ -156,6 +156,7 @@ def test_files_that_are_no_model_of_ours_are_one_sentence(table_model, tmp_path)
         fedlearn.load_model(tmp_path / "absent.safetensors")
 
 
+@pytest.mark.slow
 def test_a_model_of_20_000_columns_with_long_names_is_read_back_and_no_file_is_written_that_is_not(tmp_path):
     def file_of(columns, sign):
         schema = {f"{number:05d}{sign * 115}": {"low": 0.0, "high": 1.0} for number in range(columns)}

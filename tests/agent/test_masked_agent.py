@@ -102,7 +102,7 @@ def test_three_of_ten_silent_before_their_vectors_end_the_attempt_and_nothing_is
 
 def test_r06_the_noise_left_with_two_silent_is_at_least_what_was_booked(play, load_digits):
     # Empty clients, so the sum is noise alone: 2,000 clients hold 1,437 records, and the cohort is of the empty ones.
-    config = load_digits(MASKED, "data.population_size=20000", "privacy.max_participations=1")
+    config = load_digits(MASKED, "data.population_size=2000", "privacy.max_participations=1")
     party = play(config)
     for client in range(10):
         party.pool.holder(client).records = lambda: party.data.train.take(np.zeros(0, np.int64))

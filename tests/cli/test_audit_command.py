@@ -60,7 +60,7 @@ def test_a_folder_holds_audits_of_one_run(run):
     assert (code, "holds the audit mechanism of another configuration" in err) == (2, True)
 
 
-@pytest.mark.lengthy
+@pytest.mark.slow
 def test_inversion_keeps_a_picture_that_the_report_shows(run, tmp_path):
     assert run("simulate", "--set", "run.rounds=1", "--output", "r")[0] == 0
     code, out, _ = run("audit", "inversion", "--json", "--output", "r")

@@ -356,7 +356,7 @@ def assert_resumes(run: Run, folder: Path) -> None:
     assert not [path for path in folder.iterdir() if path.name.endswith(".new")]
 
 
-@pytest.mark.lengthy
+@pytest.mark.slow
 def test_ctrl_c_ends_with_130_and_the_run_goes_on(started: tuple[subprocess.Popen[str], Path], run: Run) -> None:
     process, folder = started
     process.send_signal(signal.SIGINT)

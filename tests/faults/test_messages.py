@@ -178,7 +178,7 @@ def test_a_member_that_comes_later_takes_part_in_the_next_round(lossy_run):
     assert results[-1].survivors == 4
 
 
-@pytest.mark.slow
+@pytest.mark.lengthy
 def test_f21_every_tenth_message_or_reply_lost_and_all_twenty_rounds_finish(lossy_run):
     """A fixed pattern, so that no run of the test is unlucky: 10 % of requests, then of replies, each stage in turn."""
     counter = iter(range(10**6))

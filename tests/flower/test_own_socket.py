@@ -94,7 +94,7 @@ def test_a_holders_node_opens_no_port_and_gives_its_tasks_to_nobody_else(node: "
 
 
 @pytest.mark.lengthy
-@pytest.mark.parametrize("how", ["in order", "for whoever started it is gone"])
+@pytest.mark.parametrize("how", [pytest.param("in order", marks=pytest.mark.slow), "for whoever started it is gone"])
 def test_a_node_that_ends_leaves_no_folder(node: "subprocess.Popen[bytes]", how: str) -> None:
     folder = socket_of(node).parent
     assert folder.stat().st_mode & 0o777 == 0o700

@@ -118,7 +118,7 @@ def test_the_same_attack_finds_records_that_are_packed_side_by_side(monkeypatch)
     kind=st.sampled_from(KINDS),
     seed=st.integers(0, 2**32 - 1),
 )
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=20, deadline=None)
 def test_so_it_is_for_any_shape(width, hidden, classes, count, kind, seed) -> None:
     generator = np.random.default_rng(seed)
     name, options = ("mlp", {"hidden": hidden}) if hidden else ("linear", {})
@@ -215,7 +215,7 @@ def test_a_gradient_without_squares_in_float32_is_within_the_least_bound_that_a_
     least = 1e-12
     with pytest.raises(ConfigError, match=r"privacy\.max_grad_norm.*at least 1e-12"):
         load_digits("privacy.max_grad_norm=9e-13")
-    for bias in range(-100, 1, 3):
+    for bias in range(-100, 1, 9):
         parts["3.bias"][1] = bias
         weights = np.concatenate([part.ravel() for part in parts.values()])
         assert np.linalg.norm(AloneSums(model, "cpu")(weights, record, least)) <= least * (1 + 1e-6)
