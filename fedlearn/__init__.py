@@ -7,12 +7,12 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from fedlearn.config import RunConfig
+    from fedlearn.config.run_config import RunConfig
     from fedlearn.errors import BudgetExceededError, ConfigError, FedlearnError, RefusedError, RunFailedError
     from fedlearn.privacy.calibration import Plan
     from fedlearn.privacy.guarantee import Guarantee, PrivacyUnit
-    from fedlearn.simulation import RunResult, plan, simulate
-    from fedlearn.trained import TrainedModel, load_model
+    from fedlearn.run.trained import TrainedModel, load_model
+    from fedlearn.simulation.run import RunResult, plan, simulate
 
 __all__ = [
     "BudgetExceededError",
@@ -34,15 +34,15 @@ __all__ = [
 __version__ = "0.1.0"
 
 _HOMES = {
-    "RunConfig": "fedlearn.config",
+    "RunConfig": "fedlearn.config.run_config",
     "Plan": "fedlearn.privacy.calibration",
     "Guarantee": "fedlearn.privacy.guarantee",
     "PrivacyUnit": "fedlearn.privacy.guarantee",
-    "RunResult": "fedlearn.simulation",
-    "TrainedModel": "fedlearn.trained",
-    "load_model": "fedlearn.trained",
-    "plan": "fedlearn.simulation",
-    "simulate": "fedlearn.simulation",
+    "RunResult": "fedlearn.simulation.run",
+    "TrainedModel": "fedlearn.run.trained",
+    "load_model": "fedlearn.run.trained",
+    "plan": "fedlearn.simulation.run",
+    "simulate": "fedlearn.simulation.run",
 }
 
 

@@ -6,12 +6,13 @@ from pathlib import Path
 
 import pytest
 
-from fedlearn.agent.frames import Frame
-from fedlearn.agent.simulated import AgentPool, load_simulated_data
-from fedlearn.config import RunConfig
+from fedlearn.config.run_config import RunConfig
+from fedlearn.coordinator.pooled_data import load_simulated_data
 from fedlearn.crypto.keystream import Entropy
-from fedlearn.layout import write_model
-from fedlearn.vector import layout_of, read_parameters
+from fedlearn.holder.frames import Frame
+from fedlearn.model.layout import write_model
+from fedlearn.model.vector import layout_of, read_parameters
+from fedlearn.simulation.simulated import AgentPool
 
 SESSION = "0123456789abcdef" * 2
 

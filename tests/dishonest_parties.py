@@ -5,10 +5,10 @@ from dataclasses import replace
 
 import numpy as np
 
-from fedlearn.agent.agreement import Agreement
 from fedlearn.audit.parties import Parties
 from fedlearn.audit.setting import agree_on, changed
 from fedlearn.crypto.keystream import stream_entropy
+from fedlearn.round.agreement import Agreement
 
 
 def agreed_otherwise(agreement: Agreement, entropy, **sections):

@@ -4,11 +4,11 @@ import hashlib
 import re
 from pathlib import Path
 
-from fedlearn.config import RunConfig
+from fedlearn.config.run_config import RunConfig
+from fedlearn.config.schema import schema_sha256
 from fedlearn.crypto.signatures import SigningKey
-from fedlearn.durable import write_whole
-from fedlearn.roster import Roster, RosterEntry
-from fedlearn.schema import schema_sha256
+from fedlearn.host.durable import write_whole
+from fedlearn.policy.roster import Roster, RosterEntry
 
 NAMES = ("Ada", "Ben", "Cleo", "Dora")
 

@@ -41,10 +41,10 @@ def fill_disk(limit: int | None) -> None:
 
 def coordinate(folder: Path, data: Any, rounds: int | None, left: int, limit: int | None) -> None:
     """Ask for vectors, and say of each that it left as soon as it is here; the disk is full once the ledger is open."""
-    from fedlearn.agent.frames import REFUSAL, Frame
-    from fedlearn.agent.simulated import AgentPool
-    from fedlearn.layout import write_model
-    from fedlearn.vector import layout_of, read_parameters
+    from fedlearn.holder.frames import REFUSAL, Frame
+    from fedlearn.model.layout import write_model
+    from fedlearn.model.vector import layout_of, read_parameters
+    from fedlearn.simulation.simulated import AgentPool
 
     model = data.build_model(data.config)
     body = write_model(read_parameters(model), layout_of(model))
@@ -115,10 +115,10 @@ def serve() -> None:
     """Until standard input ends."""
     # A fork takes no other thread along, and would wait for it for ever.
     os.environ |= dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
-    for module in ("torchmetrics.classification", "fedlearn.cli.display", "fedlearn.simulation"):
+    for module in ("torchmetrics.classification", "fedlearn.cli.display", "fedlearn.simulation.run"):
         importlib.import_module(module)  # what a life would load first, and take seconds for
-    from fedlearn.agent.simulated import load_simulated_data
-    from fedlearn.config import RunConfig
+    from fedlearn.config.run_config import RunConfig
+    from fedlearn.coordinator.pooled_data import load_simulated_data
 
     data = load_simulated_data(RunConfig.load("digits", PLAIN))
     _ = data.plan

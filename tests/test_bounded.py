@@ -14,13 +14,13 @@ from safetensors.numpy import save
 
 import fedlearn
 from fedlearn.bounded import read_bytes, read_json, read_number, read_tensors
-from fedlearn.checkpoint import RunFolder
-from fedlearn.config import RunConfig
+from fedlearn.config.run_config import RunConfig
 from fedlearn.errors import ConfigError
 from fedlearn.ledger.budget import Budget
 from fedlearn.ledger.rows import members_of
+from fedlearn.policy.roster import Roster
 from fedlearn.privacy.accounting import Event
-from fedlearn.roster import Roster
+from fedlearn.run.checkpoint import RunFolder
 from fedlearn.toml import parse_toml
 
 HOSTILE_JSON = {
@@ -147,7 +147,7 @@ def test_a_small_file_takes_little_memory_whatever_it_may_have(tmp_path: Path) -
 READS_BY_ITSELF = {
     "bounded.py": "the reader",
     "toml.py": "the reader",
-    "agent/tally.py": "a file without a name that only this run's own processes write",
+    "round/tally.py": "a file without a name that only this run's own processes write",
     "cli/client.py": "what it has just written",
     "config.py": "what it has just written",
     "deployment/background.py": "a line that this machine's own process logged",

@@ -8,12 +8,12 @@ from typing import Any
 
 import pytest
 
-from fedlearn.agent.source import data_options
-from fedlearn.config import RunConfig
+from fedlearn.config.run_config import RunConfig
+from fedlearn.config.schema import schema_sha256
 from fedlearn.data import load_dataset
 from fedlearn.errors import ConfigError
-from fedlearn.schema import schema_sha256
-from fedlearn.simulation import plan
+from fedlearn.round.source import data_options
+from fedlearn.simulation.run import plan
 
 WIDE = {"low": 0.0, "high": 10.0}
 NARROW = {"low": 0.0, "high": 1.0}

@@ -14,10 +14,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import BaseModel
 
-from fedlearn.config import REGISTRY_NAMES, REQUIRED_KEYS, ColumnConfig, RunConfig
+from fedlearn.config.run_config import REGISTRY_NAMES, REQUIRED_KEYS, ColumnConfig, RunConfig
 from fedlearn.errors import ConfigError
+from fedlearn.host.shipped import scenario_path
 from fedlearn.secagg.messages import MAX_CONFIG_BYTES
-from fedlearn.shipped import scenario_path
 from fedlearn.wording import nearest, one_line
 
 # house.md, "Configuration: every key of a run (TOML; no other exists)".
@@ -92,7 +92,7 @@ def test_registry_names_are_those_of_the_registries() -> None:
     from fedlearn.data import DATASETS
     from fedlearn.data.partition import PARTITIONS
     from fedlearn.flower.strategies import STRATEGIES
-    from fedlearn.models import MODELS
+    from fedlearn.model.builders import MODELS
     from fedlearn.privacy.mechanisms import MECHANISMS
 
     registries = {
@@ -408,7 +408,7 @@ def test_the_last_override_counts(load_digits: Callable[..., RunConfig]) -> None
 
 
 def test_a_path_is_relative_to_where_it_is_stated(tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    from fedlearn.shipped import scenario_path
+    from fedlearn.host.shipped import scenario_path
 
     text = scenario_path("digits").read_text(encoding="utf-8").replace("[data]", '[data]\npath = "mine.csv"')
     (tmp_path / "there").mkdir()

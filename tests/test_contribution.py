@@ -4,14 +4,14 @@ import numpy as np
 import pytest
 from torch import nn
 
-from fedlearn.agent.agreement import Agreement, agree
-from fedlearn.config import RunConfig
-from fedlearn.contribution import Contributor, contribute
+from fedlearn.config.run_config import RunConfig
 from fedlearn.crypto.keystream import stream_entropy
 from fedlearn.data.dataset import Dataset
-from fedlearn.models import build_model
+from fedlearn.model.builders import build_model
+from fedlearn.model.vector import read_parameters
 from fedlearn.privacy.quantization import Lanes
-from fedlearn.vector import read_parameters
+from fedlearn.round.agreement import Agreement, agree
+from fedlearn.round.contribution import Contributor, contribute
 
 BITS = "secure_aggregation.scale_bits=18"
 LOCAL = ("privacy.mode=record-local", "training.local_steps=2", "privacy.sampling_probability=1/2")

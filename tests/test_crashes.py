@@ -17,9 +17,9 @@ from typing import Any
 
 import pytest
 
-from fedlearn.checkpoint import RunFolder
 from fedlearn.ledger import Ledger
 from fedlearn.privacy.accounting import epsilon_of
+from fedlearn.run.checkpoint import RunFolder
 
 pytestmark = pytest.mark.skipif(os.name != "posix", reason="fork and kill -9 are POSIX")
 

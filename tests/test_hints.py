@@ -5,10 +5,10 @@ from pathlib import Path
 
 import pytest
 
-from fedlearn.agent.source import data_options
-from fedlearn.config import RunConfig
+from fedlearn.config.run_config import RunConfig
 from fedlearn.data import load_dataset
 from fedlearn.errors import ConfigError
+from fedlearn.round.source import data_options
 from fedlearn.wording import did_you_mean, nearest
 
 COMPOSED, APART = "\u00e9tat", "e\u0301tat"

@@ -8,9 +8,9 @@ from holder_files import FOUR, client_id, coordinator, entry, key, small_roster,
 
 from fedlearn.cli import main
 from fedlearn.errors import ConfigError, RefusedError
-from fedlearn.holder_policy import HolderPolicy
-from fedlearn.roster import Confirmations, Roster
-from fedlearn.shipped import shipped_root
+from fedlearn.host.shipped import shipped_root
+from fedlearn.policy.holder_policy import HolderPolicy
+from fedlearn.policy.roster import Confirmations, Roster
 
 
 def test_a_file_says_what_its_data_set_may_be_used_for(tmp_path):

@@ -19,7 +19,7 @@ import fedlearn
 from fedlearn import errors
 from fedlearn.cli import app
 from fedlearn.cli.options import print_json
-from fedlearn.config import REGISTRY_NAMES, ColumnConfig, RunConfig
+from fedlearn.config.run_config import REGISTRY_NAMES, ColumnConfig, RunConfig
 
 ROOT = Path(__file__).parent.parent
 MODULES = sorted((ROOT / "fedlearn").rglob("*.py"))
@@ -41,7 +41,8 @@ def loaded_by(statement: str) -> set[str]:
 
 
 @pytest.mark.parametrize(
-    "statement", ["import fedlearn", "import fedlearn.cli", "import fedlearn.config", "dir(__import__('fedlearn'))"]
+    "statement",
+    ["import fedlearn", "import fedlearn.cli", "import fedlearn.config.run_config", "dir(__import__('fedlearn'))"],
 )
 def test_the_surface_is_light(statement: str) -> None:
     assert loaded_by(statement) == set()

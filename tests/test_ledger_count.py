@@ -12,10 +12,10 @@ import threading
 import pytest
 from test_ledger import a_budget, a_release
 
-from fedlearn import durable
 from fedlearn.errors import RefusedError
+from fedlearn.holder.positions import Positions
+from fedlearn.host import durable
 from fedlearn.ledger import Ledger
-from fedlearn.positions import Positions
 
 
 @pytest.fixture

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import pytest
 
 from fedlearn.errors import DataError, RefusedError
-from fedlearn.logs import line_of, log_as_json
+from fedlearn.host.logs import line_of, log_as_json
 
 log = logging.getLogger("fedlearn.test")
 

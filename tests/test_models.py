@@ -9,8 +9,8 @@ from torch import nn
 
 from fedlearn.data.dataset import Dataset
 from fedlearn.errors import ConfigError
-from fedlearn.models import build_model, model_features
-from fedlearn.vector import layout_of, read_parameters
+from fedlearn.model.builders import build_model, model_features
+from fedlearn.model.vector import layout_of, read_parameters
 
 OWN = """
 import argparse

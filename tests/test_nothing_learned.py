@@ -7,10 +7,10 @@ import torch
 from torch import nn
 
 import fedlearn
-from fedlearn.checkpoint import RunFolder
-from fedlearn.config import RunConfig
+from fedlearn.config.run_config import RunConfig
 from fedlearn.errors import ConfigError, RunFailedError
-from fedlearn.simulation import resume
+from fedlearn.run.checkpoint import RunFolder
+from fedlearn.simulation.run import resume
 
 
 @pytest.mark.parametrize("masking", ["true", "false"])

@@ -7,24 +7,24 @@ from functools import partial
 import pytest
 from holder_files import FOUR, client_id, key, small_roster, write_policy
 
-from fedlearn.agent.agent import Holder, Premises
-from fedlearn.agent.agreement import plan_for
-from fedlearn.agent.frames import REFUSAL, Frame
-from fedlearn.agent.masked_agent import MaskedAgent
-from fedlearn.agent.simulated import load_simulated_data
+from fedlearn.coordinator.pooled_data import load_simulated_data
 from fedlearn.data.stored import fingerprint_of_name
 from fedlearn.errors import RefusedError
-from fedlearn.holder_policy import HolderPolicy
-from fedlearn.layout import write_model
+from fedlearn.holder.context import Holder, Premises
+from fedlearn.holder.frames import REFUSAL, Frame
+from fedlearn.holder.masked_agent import MaskedAgent
+from fedlearn.holder.positions import Positions
 from fedlearn.ledger import Ledger
-from fedlearn.policy import Policy
-from fedlearn.positions import Positions
+from fedlearn.model.layout import write_model
+from fedlearn.model.vector import layout_of, read_parameters
+from fedlearn.policy.holder_policy import HolderPolicy
+from fedlearn.policy.run_policy import Policy
 from fedlearn.privacy.guarantee import PrivacyUnit
+from fedlearn.round.agreement import plan_for
+from fedlearn.round.context_fields import terms_of
 from fedlearn.secagg.aggregator import Aggregator
 from fedlearn.secagg.stages import Member
 from fedlearn.secagg.transcript import Context, Position
-from fedlearn.terms import terms_of
-from fedlearn.vector import layout_of, read_parameters
 
 SESSION = "ab" * 16
 

@@ -6,15 +6,15 @@ import numpy as np
 import pytest
 
 import fedlearn
-from fedlearn import rounds
-from fedlearn.agent import chunk_work
-from fedlearn.aggregation import noised_sum
-from fedlearn.checkpoint import RunFolder
+from fedlearn.coordinator import rounds
+from fedlearn.coordinator.rounds import new_progress
+from fedlearn.coordinator.server_noise_booking import Promise
 from fedlearn.errors import BudgetExceededError, RefusedError, RunFailedError
 from fedlearn.ledger import COORDINATOR, Ledger
-from fedlearn.promise import Promise
-from fedlearn.rounds import new_progress
-from fedlearn.simulation import resume
+from fedlearn.round.aggregation import noised_sum
+from fedlearn.run.checkpoint import RunFolder
+from fedlearn.simulation import chunk_work
+from fedlearn.simulation.run import resume
 
 CENTRAL = (
     "privacy.mode=client-central",

@@ -6,8 +6,8 @@ import pytest
 from dp_accounting.rdp.rdp_privacy_accountant import DEFAULT_RDP_ORDERS
 from opacus.accountants.analysis.rdp import compute_rdp, get_privacy_spent
 
-from fedlearn.checkpoint import RunFolder
-from fedlearn.simulation import simulate
+from fedlearn.run.checkpoint import RunFolder
+from fedlearn.simulation.run import simulate
 
 SETTINGS = {
     "record-distributed": (),

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from fedlearn.errors import ConfigError
-from fedlearn.room import Room, check_coordinator_room, check_holder_room
+from fedlearn.host.memory_limits import Room, check_coordinator_room, check_holder_room
 
 MUCH = 1 << 50
 MESSAGE = 10**8
@@ -59,7 +59,7 @@ def test_a_memory_limit_of_a_control_group_counts(tmp_path):
         (group / "memory.limit_in_bytes").write_text("400000000")
         script = (
             f"import os; open('{group}/cgroup.procs', 'w').write(str(os.getpid()))\n"
-            f"from pathlib import Path; from fedlearn.room import Room; print(Room.at(Path('/')).memory)"
+            f"from pathlib import Path; from fedlearn.host.memory_limits import Room; print(Room.at(Path('/')).memory)"
         )
         told = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True, timeout=60)
         assert 300_000_000 < int(told.stdout) < 400_000_000

@@ -8,10 +8,10 @@ from dataclasses import replace
 import pytest
 from holder_files import client_id, coordinator, entry, key, small_roster, write_policy
 
-from fedlearn.deployment.roster_acceptance import accept_roster, accepted_roster, proposed_roster
+from fedlearn.enrolment.roster_acceptance import accept_roster, accepted_roster, proposed_roster
 from fedlearn.errors import ConfigError, RefusedError
-from fedlearn.holder_policy import HolderPolicy
-from fedlearn.roster import Roster
+from fedlearn.policy.holder_policy import HolderPolicy
+from fedlearn.policy.roster import Roster
 
 
 def test_members_are_sorted_by_id_and_the_first_entry_is_the_coordinators():

@@ -10,9 +10,9 @@ from dp_accounting.rdp import RdpAccountant
 from safetensors.numpy import load_file
 
 from fedlearn import simulate
-from fedlearn.checkpoint import RunFolder
 from fedlearn.errors import RunFailedError
 from fedlearn.ledger import Ledger
+from fedlearn.run.checkpoint import RunFolder
 
 SHORT = ("run.rounds=3", "run.spare_rounds=1")
 

@@ -5,8 +5,8 @@ import re
 import pytest
 
 import fedlearn
-from fedlearn.agent.agreement import plan_for
-from fedlearn.shipped import scenario_names, scenario_path
+from fedlearn.host.shipped import scenario_names, scenario_path
+from fedlearn.round.agreement import plan_for
 
 # Parameters of each scenario's model, so that a plan needs no data.
 DIMENSIONS = {

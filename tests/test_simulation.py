@@ -10,9 +10,9 @@ import pytest
 
 import fedlearn
 from fedlearn.certificate.verify import verify_certificate
-from fedlearn.checkpoint import RunFolder
 from fedlearn.errors import ConfigError, RunFailedError
-from fedlearn.simulation import resume
+from fedlearn.run.checkpoint import RunFolder
+from fedlearn.simulation.run import resume
 
 OWN_RUN = """
 [run]
@@ -197,7 +197,7 @@ def test_resume_and_load_model_say_what_a_folder_lacks(tmp_path):
 def test_two_processes_never_work_on_one_run(load_digits, tmp_path):
     fedlearn.simulate(load_digits("run.rounds=1"), output=tmp_path / "run")
     holds = (
-        "import sys, time; from pathlib import Path; from fedlearn.checkpoint import RunFolder\n"
+        "import sys, time; from pathlib import Path; from fedlearn.run.checkpoint import RunFolder\n"
         "with RunFolder(Path(sys.argv[1])).locked(): print('held', flush=True); time.sleep(60)"
     )
     command = [sys.executable, "-c", holds, str(tmp_path / "run")]

@@ -8,13 +8,13 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 import fedlearn
-from fedlearn.agent.source import Source, model_dimension, start_model
-from fedlearn.config import RunConfig
+from fedlearn.config.run_config import RunConfig
+from fedlearn.coordinator.public_data import PublicData
 from fedlearn.errors import ConfigError
-from fedlearn.flower.public_data import PublicData
-from fedlearn.models import build_model
-from fedlearn.trained import model_file
-from fedlearn.vector import layout_of
+from fedlearn.model.builders import build_model
+from fedlearn.model.vector import layout_of
+from fedlearn.round.source import Source, model_dimension, start_model
+from fedlearn.run.trained import model_file
 
 COLUMNS = {"age": {"low": 0, "high": 100}, "sex": {"values": ["f", "m"]}}
 

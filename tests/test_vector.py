@@ -8,8 +8,8 @@ from hypothesis import strategies as st
 from torch import nn
 
 from fedlearn.errors import ProtocolError
-from fedlearn.layout import Layout, read_model, write_model
-from fedlearn.vector import layout_of, read_parameters, write_parameters
+from fedlearn.model.layout import Layout, read_model, write_model
+from fedlearn.model.vector import layout_of, read_parameters, write_parameters
 
 
 def named_out_of_order() -> nn.Module:

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 import fedlearn
-from fedlearn.shipped import scenario_names, shipped_root
+from fedlearn.host.shipped import scenario_names, shipped_root
 
 CHECKOUT = Path(fedlearn.__file__).resolve().parents[1]
 SHIPPED = "fedlearn/_shipped/"

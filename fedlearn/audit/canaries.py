@@ -11,9 +11,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fedlearn.audit.setting import Setting
-from fedlearn.contribution import Contributor
 from fedlearn.data.dataset import Dataset
 from fedlearn.privacy.clipping import Vector
+from fedlearn.round.contribution import Contributor
 
 __all__ = ["Holding", "Release", "along_directions", "reach", "releases_of"]
 

@@ -12,8 +12,8 @@ from torch import nn
 from torch.nn import functional
 
 from fedlearn.data.dataset import Dataset
+from fedlearn.model.vector import trained_parameters, write_parameters
 from fedlearn.privacy.clipping import Vector
-from fedlearn.vector import trained_parameters, write_parameters
 
 __all__ = ["Gradient", "long_gradients", "random_weights", "record_gradients"]
 

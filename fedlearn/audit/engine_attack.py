@@ -10,13 +10,13 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from fedlearn.agent.simulated import SimulatedData
 from fedlearn.audit.chosen_weights import Gradient, long_gradients, random_weights, record_gradients
 from fedlearn.audit.federation import Federation, bound_of
 from fedlearn.audit.records import some_records
 from fedlearn.audit.release_checks import Check, coin_checks, noise_checks, reach_check
 from fedlearn.audit.setting import changed
-from fedlearn.config import RunConfig
+from fedlearn.config.run_config import RunConfig
+from fedlearn.coordinator.pooled_data import SimulatedData
 from fedlearn.data.dataset import Dataset
 from fedlearn.errors import RunFailedError
 from fedlearn.privacy.mechanisms import MECHANISMS

@@ -15,19 +15,19 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from fedlearn.agent.simulated import SimulatedData, partition_of
 from fedlearn.audit.setting import Changes, changed, unclipped_rate
-from fedlearn.checkpoint import RunFolder
-from fedlearn.config import RunConfig
+from fedlearn.config.run_config import RunConfig
+from fedlearn.coordinator.pooled_data import SimulatedData, partition_of
+from fedlearn.coordinator.rounds import Coordinator, new_progress, run_rounds
+from fedlearn.coordinator.server_noise_booking import Promise
 from fedlearn.data.dataset import Dataset
-from fedlearn.flower.in_process_engine import grid_of
 from fedlearn.flower.messenger import Messenger
+from fedlearn.model.vector import layout_of
 from fedlearn.privacy.clipping import Vector
 from fedlearn.privacy.mechanisms import MECHANISMS
-from fedlearn.promise import Promise
-from fedlearn.rounds import Coordinator, new_progress, run_rounds
+from fedlearn.run.checkpoint import RunFolder
+from fedlearn.simulation.engine import grid_of
 from fedlearn.training.local import step_units
-from fedlearn.vector import layout_of
 
 __all__ = ["Federation", "bound_of", "most_copies"]
 

@@ -14,8 +14,6 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import nn
 
-from fedlearn.agent.agreement import agree
-from fedlearn.agent.simulated import SimulatedData
 from fedlearn.audit.canaries import Holding
 from fedlearn.audit.masked_rounds import MaskedRounds
 from fedlearn.audit.outcome import CONTROL_FAILED, Audit
@@ -23,14 +21,16 @@ from fedlearn.audit.parties import MakeParties, Parties
 from fedlearn.audit.pictures import sheet
 from fedlearn.audit.records import some_records
 from fedlearn.audit.setting import NO_PRIVACY, changed, private_mechanism
-from fedlearn.config import RunConfig
-from fedlearn.contribution import Contributor
+from fedlearn.config.run_config import RunConfig
+from fedlearn.coordinator.pooled_data import SimulatedData
 from fedlearn.crypto.keystream import stream_entropy
 from fedlearn.data.dataset import Dataset
 from fedlearn.errors import ConfigError
+from fedlearn.model.vector import read_parameters
 from fedlearn.privacy.clipping import Vector
 from fedlearn.privacy.quantization import from_lanes
-from fedlearn.vector import read_parameters
+from fedlearn.round.agreement import agree
+from fedlearn.round.contribution import Contributor
 
 __all__ = ["InversionAudit", "audit_inversion"]
 

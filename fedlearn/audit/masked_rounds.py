@@ -6,20 +6,20 @@ from collections.abc import Callable, Mapping
 
 import numpy as np
 
-from fedlearn.agent.agreement import Agreement
-from fedlearn.attempts import STAGE_NAMES, Attempt, Receive, masked_attempt
-from fedlearn.config import RunConfig
+from fedlearn.config.run_config import RunConfig
+from fedlearn.coordinator.attempts import Attempt, Receive, masked_attempt
 from fedlearn.crypto.keystream import stream_entropy
 from fedlearn.crypto.signatures import SigningKey
 from fedlearn.errors import FedlearnError
-from fedlearn.layout import write_model
+from fedlearn.model.layout import write_model
+from fedlearn.policy.roster import Roster, RosterEntry
 from fedlearn.privacy.quantization import Lanes
-from fedlearn.roster import Roster, RosterEntry
-from fedlearn.secagg.messages import Stage
+from fedlearn.round.agreement import Agreement
+from fedlearn.round.context_fields import terms_of
+from fedlearn.secagg.messages import STAGE_NAMES, Stage
 from fedlearn.secagg.participant import Participant
 from fedlearn.secagg.stages import Member
 from fedlearn.secagg.transcript import Position
-from fedlearn.terms import terms_of
 
 __all__ = ["MaskedRounds"]
 

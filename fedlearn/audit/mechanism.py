@@ -22,7 +22,7 @@ from fedlearn.audit.masked_rounds import MaskedRounds
 from fedlearn.audit.outcome import CONTROL_FAILED, Audit
 from fedlearn.audit.parties import MakeParties, Parties
 from fedlearn.audit.setting import Setting, setting_of, without_privacy
-from fedlearn.config import RunConfig
+from fedlearn.config.run_config import RunConfig
 from fedlearn.crypto.keystream import stream_entropy
 from fedlearn.errors import ConfigError
 from fedlearn.privacy.clipping import Vector

@@ -17,11 +17,11 @@ from fedlearn.audit.outcome import CONTROL_FAILED, Audit
 from fedlearn.audit.parties import MakeParties, Parties
 from fedlearn.audit.setting import private_mechanism
 from fedlearn.audit.shadows import Shadows, subject_of
-from fedlearn.config import RunConfig
+from fedlearn.config.run_config import RunConfig
+from fedlearn.coordinator.rounds import releases_booked
 from fedlearn.errors import ConfigError
 from fedlearn.privacy.calibration import epsilon_after
 from fedlearn.privacy.guarantee import PrivacyUnit
-from fedlearn.rounds import releases_booked
 
 __all__ = ["MODELS", "MembershipAudit", "Rate", "audit_membership"]
 

@@ -7,12 +7,12 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from fedlearn.agent.agreement import Agreement
-from fedlearn.aggregation import finish_round, noised_sum
-from fedlearn.contribution import Contributor, LocalWork, contribute
 from fedlearn.crypto.keystream import Entropy
 from fedlearn.privacy.clipping import Vector
 from fedlearn.privacy.quantization import Lanes
+from fedlearn.round.aggregation import finish_round, noised_sum
+from fedlearn.round.agreement import Agreement
+from fedlearn.round.contribution import Contributor, LocalWork, contribute
 
 __all__ = ["MakeParties", "Parties"]
 

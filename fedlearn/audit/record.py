@@ -6,9 +6,9 @@ from pathlib import Path
 from typing import Any
 
 from fedlearn.bounded import read_bytes, read_json
-from fedlearn.checkpoint import RunFolder, load_run
-from fedlearn.config import RunConfig
+from fedlearn.config.run_config import RunConfig
 from fedlearn.errors import ConfigError
+from fedlearn.run.checkpoint import RunFolder, load_run
 
 __all__ = ["AUDIT_FILE", "AuditFolder", "config_hash"]
 

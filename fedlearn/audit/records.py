@@ -2,12 +2,12 @@
 
 import numpy as np
 
-from fedlearn.agent.simulated import SimulatedData
-from fedlearn.agent.source import data_options
-from fedlearn.config import RunConfig
+from fedlearn.config.run_config import RunConfig
+from fedlearn.coordinator.pooled_data import SimulatedData
 from fedlearn.data import load_dataset
 from fedlearn.data.dataset import Dataset
-from fedlearn.models import model_features
+from fedlearn.model.builders import model_features
+from fedlearn.round.source import data_options
 
 __all__ = ["count_records", "some_records"]
 

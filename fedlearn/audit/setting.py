@@ -11,15 +11,15 @@ from fractions import Fraction
 
 from torch import nn
 
-from fedlearn.agent.agreement import Agreement, agree, plan_for
 from fedlearn.audit.records import some_records
-from fedlearn.config import RunConfig
+from fedlearn.config.run_config import RunConfig
 from fedlearn.crypto.keystream import Entropy
 from fedlearn.errors import ConfigError
+from fedlearn.model.vector import layout_of
 from fedlearn.privacy.accounting import Event, epsilon_of, gaussian_epsilon
 from fedlearn.privacy.guarantee import PrivacyUnit
 from fedlearn.privacy.mechanisms import MECHANISMS, Mechanism
-from fedlearn.vector import layout_of
+from fedlearn.round.agreement import Agreement, agree, plan_for
 
 __all__ = [
     "NO_PRIVACY",

@@ -15,19 +15,19 @@ from numpy.typing import NDArray
 from torch import nn
 from torch.nn import functional
 
-from fedlearn.agent.agreement import agree
 from fedlearn.audit.canaries import Holding
 from fedlearn.audit.parties import MakeParties
 from fedlearn.audit.records import count_records, some_records
 from fedlearn.audit.setting import changed
-from fedlearn.config import RunConfig
-from fedlearn.contribution import Contributor
+from fedlearn.config.run_config import RunConfig
 from fedlearn.crypto.keystream import Entropy, stream_entropy
 from fedlearn.data.dataset import Dataset
 from fedlearn.flower.strategies import StrategyOptimizer
+from fedlearn.model.vector import layout_of, read_parameters, write_parameters
 from fedlearn.privacy.clipping import Vector
 from fedlearn.privacy.sampling import poisson_sample
-from fedlearn.vector import layout_of, read_parameters, write_parameters
+from fedlearn.round.agreement import agree
+from fedlearn.round.contribution import Contributor
 
 __all__ = ["Shadows", "Subject", "subject_of"]
 

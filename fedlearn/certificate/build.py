@@ -12,7 +12,7 @@ from fedlearn.certificate.attestation import Attestation, Attested, unprotected
 from fedlearn.certificate.figures import guarantees_of, noise_of, releases_of_one, request_of
 from fedlearn.certificate.form import TYPE, encode
 from fedlearn.crypto.signatures import SigningKey
-from fedlearn.layout import Layout, write_model
+from fedlearn.model.layout import Layout, write_model
 from fedlearn.privacy.refusals import Request, threshold_of
 
 __all__ = ["NO_ROSTER", "SECURE_AGGREGATION", "Evidence", "certify", "model_bytes_of"]

@@ -16,13 +16,13 @@ from fedlearn.certificate.build import NO_ROSTER, SECURE_AGGREGATION, model_byte
 from fedlearn.certificate.figures import booked_event, guarantees_of, mu_of, noise_of, releases_of_one, request_of
 from fedlearn.certificate.form import MalformedError, is_signed, number_of, parse
 from fedlearn.errors import ConfigError
-from fedlearn.layout import Layout
+from fedlearn.model.layout import Layout
+from fedlearn.policy.roster import Roster
 from fedlearn.privacy.accounting import Event, gaussian_delta
 from fedlearn.privacy.calibration import check_noise
 from fedlearn.privacy.mechanisms import MECHANISMS
 from fedlearn.privacy.refusals import Request, threshold_of
 from fedlearn.privacy.release import releases_of
-from fedlearn.roster import Roster
 
 __all__ = ["CANNOT_SHOW", "Check", "Verification", "verify_certificate"]
 

@@ -15,7 +15,7 @@ import typer
 
 from fedlearn.cli import audit, checks, client, server, simulate
 from fedlearn.errors import FedlearnError, RunFailedError
-from fedlearn.logs import begin_log, tell_error
+from fedlearn.host.logs import begin_log, tell_error
 from fedlearn.wording import did_you_mean, one_line
 
 __all__ = ["app", "main"]

@@ -80,7 +80,7 @@ class _Audited:
 
     def __init__(self, scenario: str | None, set_: list[str] | None, output: Path | None) -> None:
         from fedlearn.audit.record import AuditFolder
-        from fedlearn.config import RunConfig
+        from fedlearn.config.run_config import RunConfig
 
         self._folder = AuditFolder(output) if output is not None else None
         run = self._folder.run() if self._folder else None

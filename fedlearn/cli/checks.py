@@ -8,7 +8,7 @@ import typer
 from fedlearn.cli.options import AsJson, Home, print_json
 from fedlearn.cli.statements import guarantee_lines, notes_on
 from fedlearn.errors import ConfigError, FedlearnError
-from fedlearn.home import home_folder
+from fedlearn.host.home import home_folder
 from fedlearn.wording import one_line
 
 if TYPE_CHECKING:
@@ -28,7 +28,7 @@ def plan(
 
     SCENARIO is the name of a shipped scenario or a run's TOML file.
     """
-    from fedlearn.config import RunConfig
+    from fedlearn.config.run_config import RunConfig
 
     config = RunConfig.load(scenario, set_ or [])
     from fedlearn import simulation  # torch loads here: a wrong key is answered before
@@ -90,7 +90,7 @@ def verify(
     """
     from fedlearn.bounded import MOST_MODEL_BYTES, read_bytes
     from fedlearn.certificate.verify import verify_certificate
-    from fedlearn.roster import Roster
+    from fedlearn.policy.roster import Roster
 
     content, model_file = read_bytes(certificate), read_bytes(model, most=MOST_MODEL_BYTES)
     known = Roster.from_bytes(read_bytes(roster)) if roster else None

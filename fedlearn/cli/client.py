@@ -9,11 +9,11 @@ import typer
 from fedlearn.cli import holder, join, ledger
 from fedlearn.cli.options import Home, print_json
 from fedlearn.errors import ConfigError, RefusedError
-from fedlearn.home import home_folder
+from fedlearn.host.home import home_folder
 
 if TYPE_CHECKING:
     from fedlearn.deployment.policy_check import PolicyCheck
-    from fedlearn.deployment.roster_acceptance import KnownRoster
+    from fedlearn.enrolment.roster_acceptance import KnownRoster
 
 __all__ = ["app"]
 
@@ -44,7 +44,7 @@ def show_roster(
     With FILE, a roster that was sent and is not accepted yet. Compare fingerprints with people you know, by another way
     than the coordinator.
     """
-    from fedlearn.deployment.roster_acceptance import accepted_roster, proposed_roster
+    from fedlearn.enrolment.roster_acceptance import accepted_roster, proposed_roster
 
     path = _policy_path(policy_file, home)
     _tell_roster(proposed_roster(path, file) if file else accepted_roster(path))
@@ -64,8 +64,8 @@ def accept_roster(
     home: Home = None,
 ) -> None:
     """Accept the roster FILE: check its hash, keep it, pin it in the policy, note whose keys were compared."""
-    from fedlearn.deployment import roster_acceptance
     from fedlearn.deployment.users import acting_as_owner
+    from fedlearn.enrolment import roster_acceptance
 
     path = _policy_path(policy_file, home)
     with acting_as_owner(path.parent):

@@ -10,8 +10,8 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, Ti
 from fedlearn.cli.statements import percent
 
 if TYPE_CHECKING:
-    from fedlearn.config import RunConfig
-    from fedlearn.rounds import RoundResult
+    from fedlearn.config.run_config import RunConfig
+    from fedlearn.coordinator.rounds import RoundResult
 
 __all__ = ["bar", "live_display"]
 

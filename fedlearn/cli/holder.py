@@ -9,8 +9,8 @@ import typer
 from fedlearn.cli.ledger import tell_account
 from fedlearn.cli.options import AsJson, Home, check_output_file, print_json, write_output
 from fedlearn.errors import ConfigError, FedlearnError
-from fedlearn.home import home_folder
-from fedlearn.logs import tell
+from fedlearn.host.home import home_folder
+from fedlearn.host.logs import tell
 from fedlearn.wording import one_line
 
 if TYPE_CHECKING:
@@ -95,7 +95,7 @@ def model(
     """Write the final model of a run in which this holder took part, as its agent was shown it and signed for it."""
     from fedlearn.certificate.verify import verify_certificate
     from fedlearn.deployment.holder_status import final_model
-    from fedlearn.holder_policy import HolderPolicy
+    from fedlearn.policy.holder_policy import HolderPolicy
 
     folder = _folder(home)
     check_output_file(output)
@@ -126,10 +126,10 @@ def leave(
 
 
 def _accept(begin: "Start", policy_sha256: str | None, roster_sha256: str | None) -> None:
-    from fedlearn.acceptance import Acceptance
-    from fedlearn.deployment.roster_acceptance import accepted_roster
     from fedlearn.deployment.starting import keep_accepted
-    from fedlearn.holder_policy import HolderPolicy
+    from fedlearn.enrolment.roster_acceptance import accepted_roster
+    from fedlearn.policy.acceptance import Acceptance
+    from fedlearn.policy.holder_policy import HolderPolicy
 
     acceptance = Acceptance.of(HolderPolicy.load(begin.policy_path))
     known = accepted_roster(begin.policy_path)

@@ -8,11 +8,11 @@ import typer
 
 from fedlearn.cli.options import Home
 from fedlearn.errors import ConfigError
-from fedlearn.home import home_folder
+from fedlearn.host.home import home_folder
 
 if TYPE_CHECKING:
-    from fedlearn.deployment.joining import Joined
     from fedlearn.deployment.users import Users
+    from fedlearn.enrolment.joining import Joined
 
 __all__ = ["fetch_roster", "join"]
 
@@ -37,7 +37,7 @@ def join(
     The coordinator's authority is checked by the code before anything is sent. Without a network: write a request with
     --request FILE, have the operator answer it, and take the answer with --answer FILE.
     """
-    from fedlearn.deployment import joining
+    from fedlearn.enrolment import joining
 
     place = home_folder(home)
     users = _users(place) if system else None
@@ -60,8 +60,8 @@ def fetch_roster(
     home: Home = None,
 ) -> None:
     """Fetch the roster that the coordinator closed last, to be compared and accepted; nothing is accepted by this."""
-    from fedlearn.deployment import joining
     from fedlearn.deployment.users import acting_as_owner
+    from fedlearn.enrolment import joining
 
     place = home_folder(home)
     deadline = time.monotonic() + wait
@@ -108,6 +108,6 @@ def _tell(joined: "Joined") -> None:
 
 
 def _fingerprint(joined: "Joined") -> str:
-    from fedlearn.roster import RosterEntry
+    from fedlearn.policy.roster import RosterEntry
 
     return RosterEntry(joined.name, "", joined.client_id, joined.identity.public).fingerprint

@@ -8,7 +8,7 @@ import typer
 
 from fedlearn.cli.options import AsJson, Home, print_json
 from fedlearn.errors import ConfigError
-from fedlearn.home import home_folder
+from fedlearn.host.home import home_folder
 
 if TYPE_CHECKING:
     from fedlearn.ledger.statement import Account

@@ -28,7 +28,7 @@ def check_output_file(path: Path) -> None:
     Raises:
         ConfigError: a folder, a link, a device, a pipe or a socket has; it stays.
     """
-    from fedlearn.durable import check_replaceable
+    from fedlearn.host.durable import check_replaceable
 
     try:
         check_replaceable(path)
@@ -42,7 +42,7 @@ def write_output(path: Path, content: bytes) -> None:
     Raises:
         ConfigError: it cannot be written.
     """
-    from fedlearn.durable import write_whole
+    from fedlearn.host.durable import write_whole
 
     try:
         write_whole(path, content)

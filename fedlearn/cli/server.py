@@ -11,13 +11,13 @@ import typer
 from fedlearn.cli.options import AsJson, Home, Overrides, check_output_file, print_json, write_output
 from fedlearn.cli.statements import guarantee_lines, percent
 from fedlearn.errors import ConfigError, RunFailedError
-from fedlearn.home import home_folder
-from fedlearn.logs import tell
+from fedlearn.host.home import home_folder
+from fedlearn.host.logs import tell
 
 if TYPE_CHECKING:
-    from fedlearn.deployment.federation import Federation
     from fedlearn.deployment.operating import Progressed
-    from fedlearn.deployment.server_home import ServerHome
+    from fedlearn.enrolment.federation import Federation
+    from fedlearn.enrolment.server_home import ServerHome
 
 __all__ = ["app"]
 
@@ -38,7 +38,7 @@ def init(
     home: Home = None,
 ) -> None:
     """Make a coordinator: a certificate authority, a certificate for this server, keys, and an example of a run."""
-    from fedlearn.deployment.server_home import ServerHome
+    from fedlearn.enrolment.server_home import ServerHome
 
     made = ServerHome.create(
         home_folder(home),
@@ -67,7 +67,8 @@ def invite(
 
     The names invited are the roster. A name that is invited again has a new code, and its old one is void.
     """
-    from fedlearn.deployment import inviting, serving
+    from fedlearn.deployment import serving
+    from fedlearn.enrolment import inviting
 
     with _opened(home) as (server, federation):
         if answer is not None:
@@ -103,7 +104,7 @@ def show_roster(
         keys = {m.name: m.applicant for m in federation.members()}
         for name, state in member_states(server, federation).items():
             applicant = keys[name]
-            from fedlearn.roster import RosterEntry
+            from fedlearn.policy.roster import RosterEntry
 
             mark = RosterEntry(name, "", applicant.client_id, applicant.key).fingerprint if applicant else "-"
             typer.echo(f"{mark:40} {name}: {state}")
@@ -225,21 +226,21 @@ def status(watch: Watch = False, as_json: AsJson = False, home: Home = None) -> 
 @app.command("rotate-certificate")
 def rotate_certificate(name: Names = None, home: Home = None) -> None:
     """Make a new key and certificate for this server, of the same authority; a server that is up takes it at once."""
-    from fedlearn.deployment.server_home import ServerHome
+    from fedlearn.enrolment.server_home import ServerHome
 
     certificate = ServerHome.load(home_folder(home), rotating=True).rotate_certificate(name or [])
     typer.echo(f"certificate for {', '.join(certificate.names)}, until {certificate.ends:%Y-%m-%d}")
 
 
 def _load(home: Path | None) -> "ServerHome":
-    from fedlearn.deployment.server_home import ServerHome
+    from fedlearn.enrolment.server_home import ServerHome
 
     return ServerHome.load(home_folder(home))
 
 
 @contextmanager
 def _opened(home: Path | None) -> "Iterator[tuple[ServerHome, Federation]]":
-    from fedlearn.deployment.federation import Federation
+    from fedlearn.enrolment.federation import Federation
 
     server = _load(home)
     federation = Federation(server.database_path)
@@ -286,9 +287,9 @@ def _watch(server: "ServerHome", run: str) -> "Progressed":
 
 
 def _status(server: "ServerHome") -> dict[str, Any]:
-    from fedlearn.deployment.federation import Federation
     from fedlearn.deployment.operating import member_states
     from fedlearn.deployment.service import service_process
+    from fedlearn.enrolment.federation import Federation
 
     federation = Federation(server.database_path)
     try:

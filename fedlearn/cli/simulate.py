@@ -9,11 +9,11 @@ import typer
 from fedlearn.cli.options import print_json
 from fedlearn.cli.statements import guarantee_lines, notes_on, percent
 from fedlearn.errors import ConfigError
-from fedlearn.shipped import scenario_names, scenario_path
+from fedlearn.host.shipped import scenario_names, scenario_path
 
 if TYPE_CHECKING:
-    from fedlearn.config import RunConfig
-    from fedlearn.simulation import RunResult
+    from fedlearn.config.run_config import RunConfig
+    from fedlearn.simulation.run import RunResult
 
 __all__ = ["simulate"]
 
@@ -45,7 +45,7 @@ def simulate(
             )
         results = [_resume(resume)]
     else:
-        from fedlearn.config import RunConfig
+        from fedlearn.config.run_config import RunConfig
 
         config = RunConfig.load(scenario or "digits", overrides)
         for note in notes_on(config):
@@ -69,14 +69,14 @@ def _simulate(config: "RunConfig", output: Path | None, repeat: int) -> list["Ru
 
 
 def _resume(folder: Path) -> "RunResult":
-    from fedlearn.config import RunConfig
+    from fedlearn.config.run_config import RunConfig
 
     config_file = folder / "config.toml"
     if not config_file.is_file():
         raise ConfigError(f"--resume {folder}: no run folder; expected one with config.toml")
     config = RunConfig.load(config_file)
-    from fedlearn import simulation
     from fedlearn.cli.display import live_display
+    from fedlearn.simulation import run as simulation
 
     with live_display(config) as (on_round, progress):
         return simulation.resume(folder, on_round, progress=progress)

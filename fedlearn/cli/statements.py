@@ -5,7 +5,7 @@ from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
-    from fedlearn.config import RunConfig
+    from fedlearn.config.run_config import RunConfig
     from fedlearn.privacy.guarantee import Guarantee
 
 __all__ = ["guarantee_lines", "notes_on", "percent"]

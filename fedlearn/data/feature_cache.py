@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fedlearn.errors import ConfigError
-from fedlearn.home import home_folder
+from fedlearn.host.home import home_folder
 
 __all__ = ["cache_folder", "cached"]
 

@@ -15,10 +15,10 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Final
 
-from fedlearn.durable import is_locked, locked, read_small
 from fedlearn.errors import ConfigError, RunFailedError
-from fedlearn.flower.process_tree import user_of
-from fedlearn.logs import LOG_VARIABLE
+from fedlearn.host.durable import is_locked, locked, read_small
+from fedlearn.host.logs import LOG_VARIABLE
+from fedlearn.host.process_tree import user_of
 
 __all__ = ["EndedEarlyError", "only_one", "process_of", "start_in_background", "stop", "until_told"]
 

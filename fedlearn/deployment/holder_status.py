@@ -6,15 +6,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from fedlearn.agent.deployed import MODELS_FOLDER, PAUSED_FILE
-from fedlearn.agent.last_run import FailedWork, failed_work_of_last_run, unusable_of_last_run
 from fedlearn.bounded import read_json
 from fedlearn.deployment.starting import NODE_FOLDER, holder_process
 from fedlearn.deployment.supervisor import POLICY_KEY, STATE_FILE
-from fedlearn.durable import read_small
 from fedlearn.errors import ConfigError, FedlearnError
-from fedlearn.holder_policy import HolderPolicy
+from fedlearn.holder.deployed import MODELS_FOLDER, PAUSED_FILE
+from fedlearn.holder.last_run import FailedWork, failed_work_of_last_run, unusable_of_last_run
+from fedlearn.host.durable import read_small
 from fedlearn.ledger.statement import Account, read_statement
+from fedlearn.policy.holder_policy import HolderPolicy
 
 __all__ = ["HolderStatus", "final_model", "leave", "pause", "policy_differs", "read_status", "running_parts"]
 

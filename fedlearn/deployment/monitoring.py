@@ -13,10 +13,10 @@ from collections.abc import Callable, Iterator, Sequence
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from typing import Any, Final
 
-from fedlearn.checkpoint import RunFolder, load_run
-from fedlearn.deployment.join_endpoint import listen
 from fedlearn.deployment.runs import ENDED, BookedRun
-from fedlearn.deployment.server_home import ServerHome
+from fedlearn.enrolment.join_endpoint import listen
+from fedlearn.enrolment.server_home import ServerHome
+from fedlearn.run.checkpoint import RunFolder, load_run
 
 __all__ = ["MetricsEndpoint", "exposition", "rounds_after"]
 

@@ -5,19 +5,19 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from fedlearn.checkpoint import REVOKED_FILE, ROSTER_FILE, RunFolder, fresh_folder, load_run
-from fedlearn.config import RunConfig
+from fedlearn.config.run_config import RunConfig
+from fedlearn.coordinator.public_data import PublicData
 from fedlearn.crypto.certificates import node_key_bytes
-from fedlearn.deployment.federation import Federation
 from fedlearn.deployment.runs import ENDED, BookedRun, Runs
-from fedlearn.deployment.server_home import ServerHome
 from fedlearn.deployment.superlink_process import control_of
+from fedlearn.enrolment.federation import Federation
+from fedlearn.enrolment.server_home import ServerHome
 from fedlearn.errors import ConfigError, RunFailedError
-from fedlearn.flower.public_data import PublicData
 from fedlearn.flower.strategies import check_options
+from fedlearn.host.memory_limits import Room, check_coordinator_room
+from fedlearn.policy.roster import Roster
 from fedlearn.privacy.calibration import Plan
-from fedlearn.room import Room, check_coordinator_room
-from fedlearn.roster import Roster
+from fedlearn.run.checkpoint import REVOKED_FILE, ROSTER_FILE, RunFolder, fresh_folder, load_run
 from fedlearn.training.device import pick_device
 
 __all__ = ["Progressed", "begin_run", "check_run", "member_states", "progress_of", "revoke"]

@@ -15,9 +15,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Final
 
-from fedlearn.flower.process_tree import descendants
-from fedlearn.logs import line_of, without_secrets
-from fedlearn.pulse import PULSE, PULSE_SECONDS, STARTING, Silence
+from fedlearn.host.heartbeat import PULSE, PULSE_SECONDS, STARTING, Silence
+from fedlearn.host.logs import line_of, without_secrets
+from fedlearn.host.process_tree import descendants
 
 __all__ = ["BackOff", "Part"]
 
@@ -63,7 +63,7 @@ class Part:
     """One process with its log, a line a JSON object: its own lines, or others wrapped.
 
     It runs in `folder`, by default this process's. `silence` is how long it has given no sign of life
-    (`fedlearn.pulse`); its start is one. That it does what it is for, it must have said itself.
+    (`fedlearn.host.heartbeat`); its start is one. That it does what it is for, it must have said itself.
     """
 
     name: str

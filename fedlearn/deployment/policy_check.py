@@ -5,16 +5,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
 
-from fedlearn.agent.agreement import plan_for
-from fedlearn.agent.source import Source, model_dimension
-from fedlearn.config import RunConfig
-from fedlearn.deployment.policy_file import with_value
-from fedlearn.durable import write_whole
+from fedlearn.config.run_config import RunConfig
+from fedlearn.config.schema import TABLES, schema_of, schema_sha256
 from fedlearn.errors import ConfigError
-from fedlearn.holder_policy import HolderPolicy
-from fedlearn.policy import Verdict
+from fedlearn.host.durable import write_whole
+from fedlearn.policy.holder_policy import HolderPolicy
+from fedlearn.policy.policy_file import with_value
+from fedlearn.policy.run_policy import Verdict
 from fedlearn.privacy.calibration import Plan
-from fedlearn.schema import TABLES, schema_of, schema_sha256
+from fedlearn.round.agreement import plan_for
+from fedlearn.round.source import Source, model_dimension
 
 __all__ = ["AskedSchema", "PolicyCheck", "check_policy"]
 

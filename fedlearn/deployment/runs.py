@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from fedlearn.durable import open_database
 from fedlearn.errors import ConfigError
+from fedlearn.host.durable import open_database
 
 __all__ = ["ENDED", "BookedRun", "Facts", "RunKeeper", "Runs", "Step"]
 

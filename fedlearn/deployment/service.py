@@ -3,7 +3,7 @@
 fedlearn server start
   ├ superlink_gate            Flower's SuperLink; below it SuperExec and the ServerApp of a run
   ├ (a thread)                the endpoint for joining, while anybody is awaited
-  └ fedlearn.conclusion       at the end of a run
+  └ fedlearn.coordinator.conclusion       at the end of a run
 
 Everything it must remember is in files (`Federation`, `Runs`, run folders): after any crash the next start goes on.
 """
@@ -16,23 +16,23 @@ import time
 from pathlib import Path
 from typing import Final
 
-from fedlearn.checkpoint import DONE_FILE, RunFolder, load_run
 from fedlearn.crypto.certificates import node_key_bytes
 from fedlearn.deployment.background import only_one, process_of
-from fedlearn.deployment.federation import Federation
-from fedlearn.deployment.join_endpoint import JoinEndpoint, listen
 from fedlearn.deployment.monitoring import MetricsEndpoint, exposition, rounds_after
 from fedlearn.deployment.parts import Part
 from fedlearn.deployment.runs import BookedRun, Facts, RunKeeper, Runs, Step
-from fedlearn.deployment.server_home import ServerHome
 from fedlearn.deployment.superlink_process import SuperLinkProcess, control_of
+from fedlearn.enrolment.federation import Federation
+from fedlearn.enrolment.join_endpoint import JoinEndpoint, listen
+from fedlearn.enrolment.server_home import ServerHome
 from fedlearn.errors import ConfigError, FedlearnError, RunFailedError
 from fedlearn.flower.control import Control
-from fedlearn.flower.failure import FAILURE_FILE, forget_failure
-from fedlearn.flower.process_tree import adopt_orphans
 from fedlearn.flower.sign_of_life import is_worked_on, last_sign
-from fedlearn.logs import Tell
-from fedlearn.room import is_disk_full
+from fedlearn.host.logs import Tell
+from fedlearn.host.memory_limits import is_disk_full
+from fedlearn.host.process_tree import adopt_orphans
+from fedlearn.run.checkpoint import DONE_FILE, RunFolder, load_run
+from fedlearn.run.failure import FAILURE_FILE, forget_failure
 
 __all__ = ["Service", "served_already", "service_lock", "service_process"]
 
@@ -247,7 +247,7 @@ class Service:
                 sys.executable,
                 "-P",
                 "-m",
-                "fedlearn.conclusion",
+                "fedlearn.coordinator.conclusion",
                 str(folder.path),
                 str(self._home.identity_path),
             ]

@@ -5,11 +5,11 @@ from pathlib import Path
 from typing import Final
 
 from fedlearn.deployment import background
-from fedlearn.deployment.server_home import ServerHome
 from fedlearn.deployment.service import Service, served_already, service_lock, service_process
+from fedlearn.enrolment.server_home import ServerHome
 from fedlearn.errors import ConfigError
 from fedlearn.flower.programs import listens
-from fedlearn.logs import Tell
+from fedlearn.host.logs import Tell
 
 __all__ = ["await_endpoint", "log_path", "serve", "start_in_background", "stop"]
 

@@ -14,21 +14,21 @@ from typing import Final, Literal
 
 import tomli_w
 
-from fedlearn.acceptance import Acceptance
-from fedlearn.agent.socket import check_socket_path, is_answering
 from fedlearn.deployment import background
-from fedlearn.deployment.invitation import is_address
-from fedlearn.deployment.joining import Joined
 from fedlearn.deployment.parts import Part
 from fedlearn.deployment.supervisor import STATE_FILE, Supervisor
 from fedlearn.deployment.two_users import run_as_two_users
 from fedlearn.deployment.users import GROUP, Users
-from fedlearn.durable import read_small, write_whole
+from fedlearn.enrolment.invitation import is_address
+from fedlearn.enrolment.joining import Joined
 from fedlearn.errors import ConfigError, RefusedError, RunFailedError
 from fedlearn.flower.node_app import SOCKET_KEY
 from fedlearn.flower.programs import flower_environment, free_port
-from fedlearn.holder_policy import HolderPolicy
-from fedlearn.logs import Tell
+from fedlearn.holder.socket import check_socket_path, is_answering
+from fedlearn.host.durable import read_small, write_whole
+from fedlearn.host.logs import Tell
+from fedlearn.policy.acceptance import Acceptance
+from fedlearn.policy.holder_policy import HolderPolicy
 from fedlearn.toml import parse_toml
 
 __all__ = [
@@ -235,7 +235,7 @@ def _lock(folder: Path) -> Path:
 
 
 def _agent_part(start: Start, log: Path) -> Part:
-    command = [sys.executable, "-P", "-m", "fedlearn.agent.deployed", str(start.policy_path), "--accepted"]
+    command = [sys.executable, "-P", "-m", "fedlearn.holder.deployed", str(start.policy_path), "--accepted"]
     if start.same_user:
         command.append("--same-user")
     else:

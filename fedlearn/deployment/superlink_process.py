@@ -8,13 +8,13 @@ from pathlib import Path
 from typing import Final
 
 from fedlearn.deployment.parts import Part
-from fedlearn.deployment.server_home import ServerHome
-from fedlearn.durable import read_small, write_whole
+from fedlearn.enrolment.server_home import ServerHome
 from fedlearn.errors import RunFailedError
 from fedlearn.flower.control import Control
 from fedlearn.flower.own_socket import SOCKET_VARIABLE
-from fedlearn.flower.process_tree import end_descendants
 from fedlearn.flower.programs import flower_environment, listens, private_folder
+from fedlearn.host.durable import read_small, write_whole
+from fedlearn.host.process_tree import end_descendants
 
 __all__ = ["SuperLinkProcess", "control_of", "is_whole", "set_damaged_aside"]
 

@@ -1,7 +1,7 @@
 """What `fedlearn client start` runs: the agent, and below another user Flower's SuperNode with the coordinator's code.
 
 fedlearn client start
-  ├ fedlearn.agent.deployed       records, key, policy, ledger
+  ├ fedlearn.holder.deployed       records, key, policy, ledger
   └ fedlearn.flower.supernode     Flower's node; below it SuperExec and a process for each message
 
 That a process is alive is not health: both parts end where they do not work any more, and are started again, whatever
@@ -21,10 +21,10 @@ from typing import Final
 
 from fedlearn.deployment.clock import check_offset, offset_to
 from fedlearn.deployment.parts import Part
-from fedlearn.durable import write_whole
 from fedlearn.errors import ConfigError, FedlearnError, RefusedError, RunFailedError
-from fedlearn.flower.process_tree import adopt_orphans, end_descendants
-from fedlearn.logs import Tell
+from fedlearn.host.durable import write_whole
+from fedlearn.host.logs import Tell
+from fedlearn.host.process_tree import adopt_orphans, end_descendants
 
 __all__ = ["POLICY_KEY", "STATE_FILE", "Supervisor", "why_node_ended"]
 

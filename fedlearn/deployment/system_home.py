@@ -16,14 +16,14 @@ from typing import Final
 
 import tomli_w
 
-from fedlearn.deployment.joining import Joined
-from fedlearn.deployment.policy_file import with_value
 from fedlearn.deployment.starting import ADDRESS_KEY, NODE_FILE, NODE_FOLDER
 from fedlearn.deployment.users import Users, check_can_run, may
-from fedlearn.durable import write_whole
+from fedlearn.enrolment.joining import Joined
 from fedlearn.errors import ConfigError
 from fedlearn.flower.node_app import SOCKET_KEY
-from fedlearn.holder_policy import HolderPolicy
+from fedlearn.host.durable import write_whole
+from fedlearn.policy.holder_policy import HolderPolicy
+from fedlearn.policy.policy_file import with_value
 
 __all__ = ["check_place", "lay_out"]
 

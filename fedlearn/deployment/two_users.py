@@ -16,7 +16,7 @@ from typing import Final
 from fedlearn.deployment import background
 from fedlearn.deployment.users import Users, check_can_run
 from fedlearn.errors import RunFailedError
-from fedlearn.logs import Tell
+from fedlearn.host.logs import Tell
 
 __all__ = ["run_as_two_users"]
 

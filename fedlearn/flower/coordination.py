@@ -4,23 +4,23 @@ from typing import Final
 
 from flwr.serverapp import Grid
 
-from fedlearn.agent.simulated import load_simulated_data
-from fedlearn.attesting import collect_attestations
-from fedlearn.checkpoint import RunFolder, load_run
+from fedlearn.coordinator.attesting import collect_attestations
+from fedlearn.coordinator.pooled_data import load_simulated_data
+from fedlearn.coordinator.public_data import PublicData
+from fedlearn.coordinator.rounds import Coordinator, OnRound, RunData, new_progress, run_rounds
+from fedlearn.coordinator.server_noise_booking import Promise
 from fedlearn.flower.in_process_grid import InProcessGrid
 from fedlearn.flower.messenger import Messenger
-from fedlearn.flower.public_data import PublicData
 from fedlearn.flower.strategies import StrategyOptimizer
-from fedlearn.layout import write_model
+from fedlearn.model.layout import write_model
+from fedlearn.model.vector import layout_of, read_parameters
+from fedlearn.policy.roster import Roster
 from fedlearn.privacy.calibration import epsilon_after
 from fedlearn.privacy.clipping import Vector
-from fedlearn.promise import Promise
-from fedlearn.roster import Roster
-from fedlearn.rounds import Coordinator, OnRound, RunData, new_progress, run_rounds
+from fedlearn.run.checkpoint import RunFolder, load_run
 from fedlearn.secagg.transcript import Position
 from fedlearn.training.device import pick_device
 from fedlearn.training.evaluate import evaluate
-from fedlearn.vector import layout_of, read_parameters
 
 __all__ = ["coordinate", "load_data"]
 

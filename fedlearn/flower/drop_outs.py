@@ -4,7 +4,7 @@ import secrets
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
-from fedlearn.attempts import STAGE_NAMES
+from fedlearn.secagg.messages import STAGE_NAMES
 
 __all__ = ["DropOuts", "Fault"]
 

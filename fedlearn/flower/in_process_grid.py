@@ -11,8 +11,8 @@ from flwr.serverapp import Grid
 from flwr.supercore.run import Run
 from flwr.supercore.task_identity import TaskIdentity
 
-from fedlearn.attempts import CohortSums
-from fedlearn.checkpoint import Progress
+from fedlearn.coordinator.attempts import CohortSums
+from fedlearn.run.checkpoint import Progress
 
 __all__ = ["InProcessGrid", "make_message"]
 

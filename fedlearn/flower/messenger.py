@@ -20,16 +20,16 @@ from flwr.app import Message
 from flwr.common.constant import ErrorCode
 from flwr.serverapp import Grid
 
-from fedlearn.agent.frames import REFUSAL, Frame
-from fedlearn.attempts import STAGE_NAMES, Receive
-from fedlearn.checkpoint import Progress
-from fedlearn.config import RunConfig
+from fedlearn.config.run_config import RunConfig
+from fedlearn.coordinator.attempts import Receive
 from fedlearn.errors import ConfigError, ProtocolError
 from fedlearn.flower.drop_outs import DropOuts, Fault
 from fedlearn.flower.in_process_grid import InProcessGrid
 from fedlearn.flower.records import MESSAGE_TYPES, MOST_MESSAGE_BYTES, pack, unpack
-from fedlearn.roster import Roster
-from fedlearn.secagg.messages import is_identified
+from fedlearn.holder.frames import REFUSAL, Frame
+from fedlearn.policy.roster import Roster
+from fedlearn.run.checkpoint import Progress
+from fedlearn.secagg.messages import STAGE_NAMES, is_identified
 
 __all__ = ["Messenger", "Pace"]
 

@@ -10,10 +10,10 @@ from typing import Final
 
 from flwr.app import Context
 
-from fedlearn.agent.socket import ask
 from fedlearn.crypto.labels import REFUSAL
 from fedlearn.flower.client_app import make_client_app
 from fedlearn.flower.records import MOST_MESSAGE_BYTES
+from fedlearn.holder.socket import ask
 
 __all__ = ["ADDRESS_FILE", "SOCKET_KEY", "app"]
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Final
 
 from fedlearn.errors import RunFailedError
-from fedlearn.shipped import shipped_root
+from fedlearn.host.shipped import shipped_root
 
 __all__ = ["copy_bundle_sources", "flower_environment", "flower_program", "free_port", "listens", "private_folder"]
 

@@ -24,7 +24,8 @@ MESSAGE_TYPES: Final = {
 }
 # Bytes of a frame that is one value, no more than a part of an array: so no object on its way is longer than a part.
 LONGEST_VALUE: Final = 5 * 10**6
-# Bytes of the longest frame that is sent over a network, as in `fedlearn.room`, which a message's process does without.
+# Bytes of the longest frame that is sent over a network, as in `fedlearn.host.memory_limits`, which a message's
+# process does without.
 MOST_MESSAGE_BYTES: Final = 200 * 10**6
 
 _RECORD: Final = "fedlearn"

@@ -7,13 +7,13 @@ from typing import TYPE_CHECKING
 from flwr.app import Context
 from flwr.serverapp import Grid, ServerApp
 
-from fedlearn.checkpoint import DONE_FILE, RunFolder
 from fedlearn.errors import FedlearnError
-from fedlearn.flower.failure import record_failure
 from fedlearn.flower.sign_of_life import working
+from fedlearn.run.checkpoint import DONE_FILE, RunFolder
+from fedlearn.run.failure import record_failure
 
 if TYPE_CHECKING:
-    from fedlearn.rounds import OnRound, RunData
+    from fedlearn.coordinator.rounds import OnRound, RunData
 
 __all__ = ["app", "make_server_app"]
 

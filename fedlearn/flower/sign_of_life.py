@@ -11,9 +11,9 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from typing import Final
 
-from fedlearn.checkpoint import LOCK_FILE, RunFolder
-from fedlearn.durable import is_locked
 from fedlearn.errors import ConfigError
+from fedlearn.host.durable import is_locked
+from fedlearn.run.checkpoint import LOCK_FILE, RunFolder
 
 __all__ = ["BEAT_SECONDS", "is_worked_on", "last_sign", "working"]
 

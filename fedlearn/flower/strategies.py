@@ -12,9 +12,9 @@ from numpy.typing import NDArray
 
 from fedlearn.errors import ConfigError
 from fedlearn.flower.in_process_grid import make_message
-from fedlearn.layout import Layout
+from fedlearn.host.quiet import quiet
+from fedlearn.model.layout import Layout
 from fedlearn.privacy.clipping import Vector
-from fedlearn.quiet import quiet
 from fedlearn.wording import did_you_mean
 
 __all__ = ["STRATEGIES", "StrategyOptimizer", "check_options"]

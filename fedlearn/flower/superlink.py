@@ -1,7 +1,7 @@
 """One run on Flower's own simulation runtime, with everything that belongs to it below one process.
 
 python -m fedlearn.flower.superlink RUN_FOLDER NODES
-  ├ python -m fedlearn.agent.serve           the agents, behind their socket
+  ├ python -m fedlearn.simulation.serve           the agents, behind their socket
   ├ superlink_gate --simulation              Flower's SuperLink; below it: SuperExec, the ServerApp, Ray and its actors
   └ flwr run --stream                        submits the bundle; ends when the run has ended
 
@@ -29,14 +29,14 @@ from typing import IO, Final
 
 import tomli_w
 
-from fedlearn.agent.socket import is_answering
-from fedlearn.checkpoint import RunFolder, load_run
 from fedlearn.errors import RunFailedError
-from fedlearn.flower.failure import record_failure
 from fedlearn.flower.node_app import ADDRESS_FILE
 from fedlearn.flower.own_socket import SOCKET_VARIABLE, program_through_socket
-from fedlearn.flower.process_tree import adopt_orphans, end_descendants
 from fedlearn.flower.programs import copy_bundle_sources, flower_environment, private_folder
+from fedlearn.holder.socket import is_answering
+from fedlearn.host.process_tree import adopt_orphans, end_descendants
+from fedlearn.run.checkpoint import RunFolder, load_run
+from fedlearn.run.failure import record_failure
 
 __all__ = ["LOG_FILE", "main"]
 
@@ -86,7 +86,7 @@ class _Run:
             RunFailedError: a part did not start, or ended before its time.
         """
         address = self._place / "agents.sock"
-        serve = [sys.executable, "-P", "-m", "fedlearn.agent.serve", str(self._folder.path), str(address)]
+        serve = [sys.executable, "-P", "-m", "fedlearn.simulation.serve", str(self._folder.path), str(address)]
         agents = self._start(serve, stdin=subprocess.PIPE)
         superlink = self._start(self._superlink(), stdin=subprocess.PIPE)  # it ends with its input
         parts = {"the process of the agents": agents, "flower-superlink": superlink}

@@ -24,8 +24,8 @@ from typing import Any, Final
 import uvicorn
 
 from fedlearn.flower.own_socket import SOCKET_VARIABLE, altered, replace_in
-from fedlearn.flower.process_tree import adopt_orphans, end_with_input
 from fedlearn.flower.superexec import popen_superexec
+from fedlearn.host.process_tree import adopt_orphans, end_with_input
 
 __all__ = ["MOST_BODY_BYTES", "Gate", "main", "serve"]
 

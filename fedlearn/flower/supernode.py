@@ -4,10 +4,10 @@ python -m fedlearn.flower.supernode OPTIONS OF FLOWER-SUPERNODE
 
 By itself SuperNode stays alive when its main loop, its heartbeat or its SuperExec has ended, offline for ever, and a
 message process that hangs blocks it for every later run. Here each of these ends the process, and so does a process
-below it that is stopped. It gives signs of life (`fedlearn.pulse`) while the coordinator answers its polls, of which it
-makes twelve times as many as by itself while a run goes on, else three times as many. Its processes for messages are
-forks (`flower.superexec`), and they alone reach its interface, which opens no port (`flower.own_socket`). It also ends,
-and all that it started, when its standard input closes.
+below it that is stopped. It gives signs of life (`fedlearn.host.heartbeat`) while the coordinator answers its polls, of
+which it makes twelve times as many as by itself while a run goes on, else three times as many. Its processes for
+messages are forks (`flower.superexec`), and they alone reach its interface, which opens no port (`flower.own_socket`).
+It also ends, and all that it started, when its standard input closes.
 """
 
 import importlib
@@ -24,10 +24,10 @@ from pathlib import Path
 from typing import Any, Final
 
 from fedlearn.flower.own_socket import SOCKET_VARIABLE, altered, go_directly, replace_in
-from fedlearn.flower.process_tree import adopt_orphans, descendants, end_descendants, end_with_input, is_stopped
 from fedlearn.flower.programs import private_folder
 from fedlearn.flower.superexec import popen_superexec
-from fedlearn.pulse import give_pulse
+from fedlearn.host.heartbeat import give_pulse
+from fedlearn.host.process_tree import adopt_orphans, descendants, end_descendants, end_with_input, is_stopped
 
 __all__ = ["BROKEN", "main"]
 

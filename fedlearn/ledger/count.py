@@ -10,8 +10,8 @@ from typing import Final
 
 from fedlearn.bounded import read_json
 from fedlearn.canonical import canonical_json
-from fedlearn.durable import write_whole
 from fedlearn.errors import ConfigError, RefusedError
+from fedlearn.host.durable import write_whole
 
 __all__ = ["Count", "check_count", "count_path", "read_count", "write_count"]
 

@@ -7,8 +7,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from fedlearn.durable import identity_of_database, open_database
 from fedlearn.errors import RefusedError
+from fedlearn.host.durable import identity_of_database, open_database
 from fedlearn.ledger.books import Books
 from fedlearn.ledger.count import Count, check_count, read_count, write_count
 from fedlearn.ledger.rows import GENESIS, INSERT, SCHEMA, SELECT, Kind, Reservation, Row

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from fedlearn.canonical import canonical_json
-from fedlearn.durable import open_database_to_read
 from fedlearn.errors import ConfigError, FedlearnError, RefusedError
+from fedlearn.host.durable import open_database_to_read
 from fedlearn.ledger.books import Books
 from fedlearn.ledger.budget import Budget
 from fedlearn.ledger.count import Count, check_count, read_count

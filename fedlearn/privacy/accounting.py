@@ -19,8 +19,8 @@ from numpy.typing import NDArray
 from fedlearn.bounded import read_json
 from fedlearn.canonical import canonical_json
 from fedlearn.errors import ConfigError
+from fedlearn.host.quiet import quiet
 from fedlearn.privacy.rdp_alone import load_parts_alone
-from fedlearn.quiet import quiet
 
 __all__ = [
     "Event",

@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from fedlearn.config import RunConfig
+from fedlearn.config.run_config import RunConfig
 from fedlearn.errors import ConfigError
 from fedlearn.report.figures import delta_text, epsilon_text, percent, plain
 from fedlearn.report.run_folder import parsed, read_json, read_text

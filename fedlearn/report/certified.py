@@ -10,10 +10,10 @@ from fedlearn.bounded import MOST_MODEL_BYTES, read_bytes, read_json, read_whole
 from fedlearn.canonical import canonical_json
 from fedlearn.certificate.form import MalformedError, is_signed, number_of, parse
 from fedlearn.certificate.verify import verify_certificate
-from fedlearn.config import RunConfig
+from fedlearn.config.run_config import RunConfig
 from fedlearn.errors import ConfigError
+from fedlearn.policy.roster import Roster
 from fedlearn.privacy.guarantee import NEIGHBORING_RELATIONS, Guarantee, PrivacyUnit
-from fedlearn.roster import Roster
 
 __all__ = ["Certified"]
 

@@ -8,8 +8,8 @@ from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
-from fedlearn.durable import write_whole
 from fedlearn.errors import ConfigError
+from fedlearn.host.durable import write_whole
 from fedlearn.privacy.accounting import Event
 from fedlearn.report.audit_section import AuditCard, audit_cards, empirical_audit
 from fedlearn.report.disclosures import disclosures

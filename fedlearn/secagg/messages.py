@@ -27,6 +27,7 @@ __all__ = [
     "IDENTIFY",
     "MAX_CONFIG_BYTES",
     "REFUSAL",
+    "STAGE_NAMES",
     "Advert",
     "Envelope",
     "MaskedRequest",
@@ -64,6 +65,10 @@ class Stage(IntEnum):
     MASK = 2
     CONSISTENCY = 3
     UNMASK = 4
+
+
+# Their names in messages and contexts, in that order.
+STAGE_NAMES: Final = ("advertise", "share", "masked", "consistency", "unmask")
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,11 +5,11 @@ from dataclasses import dataclass, field
 from torch import nn
 
 from fedlearn.data.dataset import Dataset
+from fedlearn.model.vector import write_parameters
 from fedlearn.privacy.clipping import Vector
 from fedlearn.training.device import one_thread
 from fedlearn.training.isolation import sum_in_isolation
 from fedlearn.training.stacked.places import PlacedSums, checked_places
-from fedlearn.vector import write_parameters
 
 __all__ = ["AloneSums"]
 

@@ -10,10 +10,10 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from fedlearn.data.dataset import Dataset
+from fedlearn.model.vector import write_parameters
 from fedlearn.privacy.clipping import Vector
 from fedlearn.training.device import one_thread
 from fedlearn.training.stacked.model import stack
-from fedlearn.vector import write_parameters
 
 __all__ = ["Scores", "evaluate"]
 

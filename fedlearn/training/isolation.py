@@ -16,8 +16,8 @@ from torch import Tensor, nn
 from torch.func import functional_call, grad, vmap
 from torch.nn import functional
 
+from fedlearn.model.vector import layout_of, trained_parameters
 from fedlearn.privacy.clipping import Vector
-from fedlearn.vector import layout_of, trained_parameters
 
 __all__ = ["ExactSum", "gradients_side_by_side", "lone_gradient", "sum_in_isolation"]
 

@@ -12,12 +12,12 @@ from torch.nn import functional
 
 from fedlearn.crypto.keystream import Entropy
 from fedlearn.data.dataset import Dataset
+from fedlearn.model.vector import read_parameters, trained_parameters, write_parameters
 from fedlearn.privacy.clipping import Vector
 from fedlearn.privacy.quantization import IntVector, truncate
 from fedlearn.privacy.sampling import poisson_sample
 from fedlearn.training.device import in_memory, one_thread
 from fedlearn.training.record_sums import clipped_gradient_sum
-from fedlearn.vector import read_parameters, trained_parameters, write_parameters
 
 __all__ = [
     "NoGradientError",

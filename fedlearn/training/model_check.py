@@ -11,9 +11,9 @@ from torch.nn.modules.dropout import _DropoutNd
 from torch.nn.modules.instancenorm import _InstanceNorm
 
 from fedlearn.errors import ConfigError
+from fedlearn.model.vector import layout_of, trained_parameters
 from fedlearn.privacy.guarantee import PrivacyUnit
 from fedlearn.training.isolation import lone_gradient
-from fedlearn.vector import layout_of, trained_parameters
 
 __all__ = ["check_model"]
 

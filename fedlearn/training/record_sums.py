@@ -24,11 +24,11 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from fedlearn.errors import ConfigError
+from fedlearn.model.vector import layout_of
 from fedlearn.privacy.clipping import Vector
 from fedlearn.training.device import in_memory
 from fedlearn.training.isolation import gradients_side_by_side, lone_gradient, sum_in_isolation
 from fedlearn.training.plain import plain_layers
-from fedlearn.vector import layout_of
 
 __all__ = ["clipped_gradient_sum", "has_closed_form"]
 

@@ -24,8 +24,8 @@ from pathlib import Path
 
 from fedlearn.crypto.certificates import Authority, new_node_key, node_key_bytes, node_public_key
 from fedlearn.flower.control import Control
-from fedlearn.flower.process_tree import adopt_orphans, end_descendants
 from fedlearn.flower.programs import flower_environment, flower_program, free_port, listens
+from fedlearn.host.process_tree import adopt_orphans, end_descendants
 
 ROOT = Path(__file__).parents[2]
 MOST_MESSAGES_A_ROUND = 4.0

@@ -21,7 +21,6 @@ from typing import TypeVar
 import numpy as np
 from secagg import CONFIG, MODEL, SESSION, participant_of, terms_for
 
-from fedlearn.contribution import Contributor, contribute
 from fedlearn.crypto.keystream import stream_entropy
 from fedlearn.crypto.signatures import SigningKey
 from fedlearn.data.dataset import Dataset
@@ -29,6 +28,7 @@ from fedlearn.privacy.calibration import Plan, plan
 from fedlearn.privacy.clipping import Vector
 from fedlearn.privacy.mechanisms import MECHANISMS
 from fedlearn.privacy.quantization import Lanes
+from fedlearn.round.contribution import Contributor, contribute
 from fedlearn.secagg.aggregator import Aggregator
 from fedlearn.secagg.messages import Stage
 from fedlearn.secagg.participant import Participant

@@ -21,7 +21,7 @@ from statistics import fmean
 
 import fedlearn
 from fedlearn.errors import ConfigError
-from fedlearn.shipped import scenario_names, scenario_path
+from fedlearn.host.shipped import scenario_names, scenario_path
 
 EXPECT = re.compile(r"^# expect: accuracy >= ([0-9.]+) mean, >= ([0-9.]+) min$", re.MULTILINE)
 LARGEST_DIGITS_MB = 700

@@ -1,9 +1,9 @@
 """A small unmasked federation in this process, and a coordinator's model."""
 
-from fedlearn.agent.cohorts import SimulatedCohorts
-from fedlearn.agent.simulated import load_simulated_data
-from fedlearn.layout import write_model
-from fedlearn.vector import layout_of, read_parameters
+from fedlearn.coordinator.pooled_data import load_simulated_data
+from fedlearn.model.layout import write_model
+from fedlearn.model.vector import layout_of, read_parameters
+from fedlearn.simulation.cohorts import SimulatedCohorts
 
 SESSION = "0123456789abcdef" * 2
 UNMASKED = (

@@ -5,10 +5,10 @@ import json
 import numpy as np
 import pytest
 
-from fedlearn.agent.frames import REFUSAL, Frame
 from fedlearn.crypto.keystream import stream_entropy
 from fedlearn.data.dataset import Dataset
 from fedlearn.errors import ProtocolError
+from fedlearn.holder.frames import REFUSAL, Frame
 
 OTHER_SESSION = "f" * 32
 

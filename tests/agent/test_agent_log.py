@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from fedlearn.agent.source import Source
-from fedlearn.config import RunConfig
-from fedlearn.logs import log_as_json
+from fedlearn.config.run_config import RunConfig
+from fedlearn.host.logs import log_as_json
+from fedlearn.round.source import Source
 from tests.agent.test_deployed_agent import Federation
 from tests.holder_files import FOUR, key, table_source
 

@@ -6,17 +6,17 @@ from collections import Counter
 import numpy as np
 import pytest
 
-from fedlearn.agent.frames import REFUSAL, Frame
-from fedlearn.attesting import attestations_in, collect_attestations
 from fedlearn.certificate.attestation import ATTEST, ATTEST_REPLY_BYTES, Attestation, dataset_tag
-from fedlearn.checkpoint import RunFolder
+from fedlearn.coordinator.attesting import attestations_in, collect_attestations
 from fedlearn.crypto.signatures import verify
 from fedlearn.errors import ProtocolError
-from fedlearn.layout import write_model
+from fedlearn.holder.frames import REFUSAL, Frame
+from fedlearn.model.layout import write_model
+from fedlearn.round.context_fields import terms_of
+from fedlearn.run.checkpoint import RunFolder
 from fedlearn.secagg.aggregator import Aggregator
 from fedlearn.secagg.messages import Envelope, Stage
 from fedlearn.secagg.transcript import Context, Position
-from fedlearn.terms import terms_of
 
 SESSION = "0123456789abcdef" * 2
 AFTER = Position(bytes.fromhex(SESSION), 3, 0)

@@ -9,16 +9,16 @@ import pytest
 from safetensors.numpy import load_file
 
 import fedlearn
-from fedlearn.agent.cohorts import CLIENTS
-from fedlearn.agent.crew import OneProcess
-from fedlearn.attempts import AttemptFailedError
 from fedlearn.certificate.verify import verify_certificate
+from fedlearn.coordinator.attempts import AttemptFailedError
 from fedlearn.crypto.keystream import stream_entropy
 from fedlearn.ledger import Ledger
 from fedlearn.privacy.calibration import epsilon_after
 from fedlearn.privacy.mechanisms import MECHANISMS
 from fedlearn.privacy.quantization import from_lanes
-from fedlearn.simulation import resume
+from fedlearn.simulation.cohorts import CLIENTS
+from fedlearn.simulation.run import resume
+from fedlearn.simulation.worker_pool import OneProcess
 from tests.agent.federation import MLP, SESSION, UNMASKED, Federation
 
 

@@ -22,24 +22,24 @@ import numpy as np
 import pytest
 from safetensors.numpy import load
 
-from fedlearn.agent.agreement import plan_for
-from fedlearn.agent.deployed import MODELS_FOLDER, PAUSED_FILE, DeployedAgent, listen, main
-from fedlearn.agent.frames import REFUSAL, Frame
-from fedlearn.agent.socket import ask, is_answering
-from fedlearn.agent.source import Source, start_model
-from fedlearn.attempts import Attempt, AttemptFailedError, Receive, Summed, masked_attempt
-from fedlearn.config import RunConfig
+from fedlearn.config.run_config import RunConfig
+from fedlearn.coordinator.attempts import Attempt, AttemptFailedError, Receive, Summed, masked_attempt
 from fedlearn.data import load_dataset
 from fedlearn.data.dataset import DataOptions
 from fedlearn.errors import ConfigError, ProtocolError, RefusedError
-from fedlearn.layout import write_model
-from fedlearn.positions import Positions
-from fedlearn.room import MODELS_KEPT
+from fedlearn.holder.deployed import MODELS_FOLDER, PAUSED_FILE, DeployedAgent, listen, main
+from fedlearn.holder.frames import REFUSAL, Frame
+from fedlearn.holder.positions import Positions
+from fedlearn.holder.socket import ask, is_answering
+from fedlearn.host.memory_limits import MODELS_KEPT
+from fedlearn.model.layout import write_model
+from fedlearn.model.vector import layout_of, read_parameters
+from fedlearn.round.agreement import plan_for
+from fedlearn.round.context_fields import terms_of
+from fedlearn.round.source import Source, start_model
+from fedlearn.run.trained import load_model, model_file
 from fedlearn.secagg.messages import IDENTIFY, Envelope
 from fedlearn.secagg.transcript import Position
-from fedlearn.terms import terms_of
-from fedlearn.trained import load_model, model_file
-from fedlearn.vector import layout_of, read_parameters
 from tests.holder_files import FOUR, client_id, entry, key, small_roster, write_policy
 
 SESSION = "0123456789abcdef" * 2
@@ -633,7 +633,7 @@ class TestItsSocket:
 def test_the_process_serves_until_it_is_told_to_end_and_logs_json(tmp_path):
     with tempfile.TemporaryDirectory(prefix="fl-", dir="/tmp") as place:
         policy = write_policy(Path(place))
-        command = [sys.executable, "-m", "fedlearn.agent.deployed", str(policy), "--same-user"]
+        command = [sys.executable, "-m", "fedlearn.holder.deployed", str(policy), "--same-user"]
         with subprocess.Popen(command, stdin=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
             deadline = time.monotonic() + 60
             while not is_answering(Path(place) / "agent.sock") and time.monotonic() < deadline:

@@ -10,18 +10,18 @@ import pytest
 from flwr.app import Context, RecordDict
 
 from fedlearn import simulate
-from fedlearn.agent.deployed import DeployedAgent
-from fedlearn.attesting import attestations_in
-from fedlearn.checkpoint import RunFolder
-from fedlearn.config import RunConfig
+from fedlearn.config.run_config import RunConfig
+from fedlearn.coordinator.attesting import attestations_in
 from fedlearn.crypto.signatures import SigningKey
 from fedlearn.data import load_dataset
 from fedlearn.data.dataset import DataOptions, Dataset
-from fedlearn.durable import write_whole
 from fedlearn.flower.client_app import make_client_app
 from fedlearn.flower.in_process_grid import InProcessGrid
 from fedlearn.flower.server_app import make_server_app
-from fedlearn.roster import Roster, RosterEntry
+from fedlearn.holder.deployed import DeployedAgent
+from fedlearn.host.durable import write_whole
+from fedlearn.policy.roster import Roster, RosterEntry
+from fedlearn.run.checkpoint import RunFolder
 from tests.holder_files import FOUR, POLICY, coordinator, table_source
 
 COLUMNS = [f"p{pixel}" for pixel in range(64)]

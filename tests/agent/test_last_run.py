@@ -6,11 +6,11 @@ from datetime import UTC, datetime
 import pytest
 from typer.testing import CliRunner
 
-from fedlearn.agent.last_run import WorkWatch, failed_work_of_last_run
 from fedlearn.cli import app
 from fedlearn.data import load_dataset
 from fedlearn.data.dataset import DataOptions
 from fedlearn.deployment.holder_status import read_status
+from fedlearn.holder.last_run import WorkWatch, failed_work_of_last_run
 from tests.agent.test_deployed_equals_simulated import deploy, run_over, scenario, write_csv
 from tests.holder_files import seed, small_roster, write_policy
 

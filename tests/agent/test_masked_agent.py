@@ -4,14 +4,14 @@ import numpy as np
 import pytest
 from scipy.stats import chi2
 
-from fedlearn.agent.frames import REFUSAL, Frame
-from fedlearn.attempts import Attempt, AttemptFailedError, masked_attempt, plain_attempt
+from fedlearn.coordinator.attempts import Attempt, AttemptFailedError, masked_attempt, plain_attempt
 from fedlearn.crypto.keystream import stream_entropy
 from fedlearn.errors import RefusedError
+from fedlearn.holder.frames import REFUSAL, Frame
+from fedlearn.policy.roster import Roster
 from fedlearn.privacy.quantization import from_lanes
-from fedlearn.roster import Roster
+from fedlearn.round.context_fields import terms_of
 from fedlearn.secagg.transcript import Position
-from fedlearn.terms import terms_of
 
 SESSION = "0123456789abcdef" * 2
 MASKED = "secure_aggregation.masking=true"

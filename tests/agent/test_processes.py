@@ -12,10 +12,10 @@ import numpy as np
 import pytest
 
 import fedlearn
-from fedlearn.agent.crew import Chunk, OneProcess, chunks_of
-from fedlearn.agent.processes import SummingProcesses, worker_count
 from fedlearn.crypto.keystream import SEED_BYTES, stream_entropy
 from fedlearn.errors import ConfigError, RunFailedError
+from fedlearn.simulation.processes import SummingProcesses, worker_count
+from fedlearn.simulation.worker_pool import Chunk, OneProcess, chunks_of
 from tests.agent.federation import MLP, UNMASKED, Federation
 from tests.agent.test_masked_agent import Coordinator
 
@@ -112,7 +112,7 @@ def test_when_all_workers_are_lost_the_run_ends_in_a_sentence(tmp_path):
 def test_workers_end_with_whoever_forked_them():
     script = (
         "import time, numpy as np\n"
-        "from fedlearn.agent.processes import SummingProcesses\n"
+        "from fedlearn.simulation.processes import SummingProcesses\n"
         "crew = SummingProcesses.of(2, 1, lambda weights, chunk: np.zeros(1, np.int64)).processes\n"
         "print(*[worker.process.pid for worker in crew._workers], flush=True)\n"
         "time.sleep(60)\n"
@@ -163,4 +163,4 @@ def test_a_run_with_workers_is_resumed_with_as_many_or_fewer(load_digits, tmp_pa
     config = load_digits(*UNMASKED, "runtime.workers=2")
     with pytest.raises(KeyboardInterrupt):
         fedlearn.simulate(config, stop, output=tmp_path / "run")
-    assert fedlearn.simulation.resume(tmp_path / "run").rounds == 3
+    assert fedlearn.simulation.run.resume(tmp_path / "run").rounds == 3

@@ -10,13 +10,13 @@ import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from fedlearn.agent.cohorts import SimulatedCohorts
-from fedlearn.agent.simulated import load_simulated_data
+from fedlearn.coordinator.pooled_data import load_simulated_data
 from fedlearn.crypto.keystream import stream_entropy
-from fedlearn.layout import write_model
+from fedlearn.model.layout import write_model
+from fedlearn.model.vector import layout_of, read_parameters
 from fedlearn.privacy.mechanisms import MECHANISMS
 from fedlearn.privacy.quantization import Lanes
-from fedlearn.vector import layout_of, read_parameters
+from fedlearn.simulation.cohorts import SimulatedCohorts
 
 PRIVATE = [name for name, mechanism in MECHANISMS.items() if mechanism.private]
 BY_CLIENT = [name for name in PRIVATE if MECHANISMS[name].privacy_unit == "client"]

@@ -13,9 +13,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from fedlearn.agent.frames import REFUSAL, Frame
-from fedlearn.agent.socket import AgentServer, ask, is_answering
 from fedlearn.errors import ProtocolError
+from fedlearn.holder.frames import REFUSAL, Frame
+from fedlearn.holder.socket import AgentServer, ask, is_answering
 
 FRAME = Frame("masked", "ab" * 16, 1, 0, b"model")
 

@@ -6,11 +6,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from fedlearn.agent.source import model_dimension, start_model
-from fedlearn.config import RunConfig
+from fedlearn.config.run_config import RunConfig
 from fedlearn.data.dataset import Dataset
 from fedlearn.errors import ConfigError
-from fedlearn.vector import layout_of
+from fedlearn.model.vector import layout_of
+from fedlearn.round.source import model_dimension, start_model
 
 LIKE = Dataset(np.zeros((1, 12), np.float32), np.zeros(1, np.int64), ("a", "b", "c"))
 OWN = """

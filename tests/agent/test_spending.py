@@ -3,11 +3,11 @@
 import numpy as np
 import pytest
 
-from fedlearn.agent.agent import Agent, Holder
-from fedlearn.agent.frames import REFUSAL
 from fedlearn.data.dataset import Dataset
 from fedlearn.data.readers import Table
 from fedlearn.data.stored import fingerprint_of
+from fedlearn.holder.context import Agent, Holder
+from fedlearn.holder.frames import REFUSAL
 from fedlearn.privacy.accounting import epsilon_at_order
 
 SESSIONS = ["a" * 32, "b" * 32, "c" * 32]

@@ -4,10 +4,10 @@ from pathlib import Path
 
 import pytest
 
-from fedlearn.agent.deployed import DeployedAgent
-from fedlearn.agent.source import Source
-from fedlearn.config import RunConfig
-from fedlearn.schema import schema_sha256
+from fedlearn.config.run_config import RunConfig
+from fedlearn.config.schema import schema_sha256
+from fedlearn.holder.deployed import DeployedAgent
+from fedlearn.round.source import Source
 from fedlearn.secagg.aggregator import AttemptFailedError
 from tests.agent.test_deployed_agent import Federation
 from tests.holder_files import FOUR, table_source

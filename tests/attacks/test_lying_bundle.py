@@ -11,9 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from fedlearn.agent.frames import REFUSAL, Frame
-from fedlearn.agent.socket import is_answering
-from fedlearn.config import RunConfig
+from fedlearn.config.run_config import RunConfig
+from fedlearn.holder.frames import REFUSAL, Frame
+from fedlearn.holder.socket import is_answering
 from tests.holder_files import FOUR, client_id, write_policy
 
 pytestmark = pytest.mark.skipif(
@@ -36,7 +36,7 @@ def agent() -> Iterator[tuple[Path, int]]:
         (folder / "door").mkdir(mode=0o750)
         os.chown(folder / "door", -1, NODE)
         folder.chmod(0o755)
-        command = [sys.executable, "-m", "fedlearn.agent.deployed", str(policy), "--group", grp.getgrgid(NODE).gr_name]
+        command = [sys.executable, "-m", "fedlearn.holder.deployed", str(policy), "--group", grp.getgrgid(NODE).gr_name]
         with subprocess.Popen(command, stdin=subprocess.PIPE, stderr=subprocess.DEVNULL) as process:
             deadline = time.monotonic() + 60
             while not is_answering(folder / "door" / "agent.sock"):
@@ -95,7 +95,7 @@ def test_the_test_bites_as_the_agents_own_user_it_gets_the_files(agent):
 def test_an_agent_leaves_no_core_dump_and_its_memory_to_root_alone():
     script = (
         "import ctypes, resource\n"
-        "from fedlearn.agent.secrecy import close_to_others\n"
+        "from fedlearn.holder.secrecy import close_to_others\n"
         "close_to_others()\n"
         "print(ctypes.CDLL(None).prctl(3, 0, 0, 0, 0), resource.getrlimit(resource.RLIMIT_CORE))\n"
     )

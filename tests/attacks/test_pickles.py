@@ -9,12 +9,12 @@ import pytest
 import torch
 
 import fedlearn
-from fedlearn.agent.frames import REFUSAL
 from fedlearn.cli import main
 from fedlearn.errors import ConfigError, FedlearnError, RefusedError
+from fedlearn.holder.frames import REFUSAL
 from fedlearn.ledger import Ledger
-from fedlearn.roster import Roster
-from fedlearn.simulation import resume
+from fedlearn.policy.roster import Roster
+from fedlearn.simulation.run import resume
 
 ROOT = Path(__file__).parent.parent.parent
 SOURCES = [path for folder in ("fedlearn", "clients", "server") for path in (ROOT / folder).rglob("*.py")]

@@ -7,11 +7,11 @@ import numpy as np
 import pytest
 import torch
 
-from fedlearn.agent import simulated
 from fedlearn.audit.engine_attack import FALSE_ALARM_RATE, ROUNDS, attack_engine
 from fedlearn.crypto import keystream
 from fedlearn.privacy import mechanisms
 from fedlearn.privacy.mechanisms import Mechanism
+from fedlearn.simulation import simulated
 from fedlearn.training import local, record_sums
 from fedlearn.training.stacked import trainer
 from fedlearn.training.stacked.linear import LinearKernel

@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 
 from fedlearn import simulate
-from fedlearn.agent.simulated import coordinator_key
 from fedlearn.certificate.form import encode
-from fedlearn.config import RunConfig
+from fedlearn.config.run_config import RunConfig
+from fedlearn.simulation.simulated import coordinator_key
 
 
 @pytest.fixture(scope="session")

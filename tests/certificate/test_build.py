@@ -7,19 +7,20 @@ import pytest
 from safetensors.numpy import load, save
 
 from fedlearn import RunConfig, simulate
-from fedlearn.agent.simulated import coordinator_key, load_simulated_data
 from fedlearn.canonical import canonical_json
 from fedlearn.certificate.attestation import Attestation
 from fedlearn.certificate.build import Evidence, certify
 from fedlearn.certificate.figures import booked_event, guarantees_of, releases_of_one, request_of
 from fedlearn.certificate.form import encode
 from fedlearn.certificate.verify import verify_certificate
-from fedlearn.checkpoint import RunFolder
+from fedlearn.coordinator.pooled_data import load_simulated_data
 from fedlearn.crypto.signatures import SigningKey
 from fedlearn.ledger.rows import events_hash
+from fedlearn.model.vector import layout_of
+from fedlearn.policy.roster import Roster, RosterEntry
 from fedlearn.privacy.calibration import guarantees_after
-from fedlearn.roster import Roster, RosterEntry
-from fedlearn.vector import layout_of
+from fedlearn.run.checkpoint import RunFolder
+from fedlearn.simulation.simulated import coordinator_key
 
 PATIENTS = """
 [run]

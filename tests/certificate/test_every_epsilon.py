@@ -10,10 +10,10 @@ from safetensors.numpy import save
 
 from fedlearn.certificate.build import Evidence, certify
 from fedlearn.certificate.verify import verify_certificate
-from fedlearn.config import RunConfig
+from fedlearn.config.run_config import RunConfig
 from fedlearn.crypto.signatures import SigningKey
 from fedlearn.errors import ConfigError
-from fedlearn.layout import Layout
+from fedlearn.model.layout import Layout
 from fedlearn.privacy.calibration import check_noise, plan
 from fedlearn.privacy.refusals import Request
 
@@ -40,7 +40,7 @@ def _planned(*, rounds, epsilon, mode="record-distributed", probability="1"):
         "secure_aggregation.min_survivors=3",
         "data.population_size=4",
     )
-    from fedlearn.agent.agreement import plan_for
+    from fedlearn.round.agreement import plan_for
 
     return config, plan_for(config, dimension=650, population_size=4)
 

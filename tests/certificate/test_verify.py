@@ -15,7 +15,7 @@ from fedlearn.certificate.form import TYPE
 from fedlearn.certificate.verify import verify_certificate
 from fedlearn.crypto.signatures import SigningKey
 from fedlearn.errors import ConfigError
-from fedlearn.roster import Roster
+from fedlearn.policy.roster import Roster
 
 FLIPS = 200
 

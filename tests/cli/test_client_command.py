@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from holder_files import FOUR, entry, small_roster, write_policy
 
-from fedlearn.config import RunConfig
+from fedlearn.config.run_config import RunConfig
 
 ROOT = Path(__file__).parent.parent.parent
 

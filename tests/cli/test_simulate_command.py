@@ -12,8 +12,8 @@ from typing import Any
 
 import pytest
 
-from fedlearn.checkpoint import RunFolder
-from fedlearn.shipped import scenario_names, scenario_path
+from fedlearn.host.shipped import scenario_names, scenario_path
+from fedlearn.run.checkpoint import RunFolder
 
 # house.md: `simulate --json`
 KEYS = {

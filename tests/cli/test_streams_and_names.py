@@ -10,10 +10,10 @@ from pathlib import Path
 import pytest
 
 from fedlearn.cli.options import write_output
-from fedlearn.config import RunConfig
-from fedlearn.durable import write_whole
+from fedlearn.config.run_config import RunConfig
 from fedlearn.errors import ConfigError
-from fedlearn.home import home_folder
+from fedlearn.host.durable import write_whole
+from fedlearn.host.home import home_folder
 
 FEDLEARN = (sys.executable, "-B", "-m", "fedlearn.cli")
 ODD = os.fsdecode(b"caf\xe9")  # a name of a file, and no UTF-8

@@ -15,13 +15,13 @@ from dishonest_parties import LargerTarget
 from fedlearn.audit.bounds import Seen, epsilon_lower
 from fedlearn.audit.mechanism import audit_mechanism
 from fedlearn.audit.parties import Parties
-from fedlearn.config import RunConfig
-from fedlearn.contribution import Contributor, contribute
+from fedlearn.config.run_config import RunConfig
 from fedlearn.crypto.keystream import stream_entropy
 from fedlearn.privacy.accounting import gaussian_epsilon
 from fedlearn.privacy.calibration import plan
 from fedlearn.privacy.mechanisms import MECHANISMS
 from fedlearn.privacy.quantization import from_lanes
+from fedlearn.round.contribution import Contributor, contribute
 
 DELTA = 1e-5
 CONFIDENCE = 0.99999

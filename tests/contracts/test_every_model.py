@@ -7,21 +7,21 @@ import pytest
 import torch
 from torch import nn
 
-from fedlearn.agent.agreement import agree
-from fedlearn.config import RunConfig
-from fedlearn.contribution import Contributor
+from fedlearn.config.run_config import RunConfig
 from fedlearn.crypto.keystream import Entropy, stream_entropy
 from fedlearn.data.dataset import Dataset
-from fedlearn.layout import read_model, write_model
-from fedlearn.models import MODELS, build_model, model_features
+from fedlearn.model.builders import MODELS, build_model, model_features
+from fedlearn.model.layout import read_model, write_model
+from fedlearn.model.vector import layout_of, read_parameters, write_parameters
 from fedlearn.privacy.discrete_gaussian import discrete_gaussian
 from fedlearn.privacy.guarantee import PrivacyUnit
 from fedlearn.privacy.mechanisms import MECHANISMS
 from fedlearn.privacy.quantization import IntVector
+from fedlearn.round.agreement import agree
+from fedlearn.round.contribution import Contributor
 from fedlearn.training.evaluate import evaluate
 from fedlearn.training.local import record_sum, train_privately
 from fedlearn.training.model_check import check_model
-from fedlearn.vector import layout_of, read_parameters, write_parameters
 
 SHAPES = {"linear": (1, 8, 8), "mlp": (1, 8, 8), "cnn": (1, 28, 28), "scatter-linear": (1, 16, 16)}
 CLASSES = ("left", "right")

@@ -5,7 +5,7 @@ import pytest
 
 from fedlearn.errors import ConfigError
 from fedlearn.flower.strategies import STRATEGIES, StrategyOptimizer
-from fedlearn.layout import Layout
+from fedlearn.model.layout import Layout
 
 # "b" before "a": a strategy or a record that sorts names would mix the tensors up.
 LAYOUT = Layout(("b", "a"), ((2, 3), (2,)))

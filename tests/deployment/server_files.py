@@ -3,9 +3,9 @@
 import socket
 from pathlib import Path
 
-from fedlearn.deployment.federation import Federation
-from fedlearn.deployment.inviting import Invitation, invite
-from fedlearn.deployment.server_home import ServerHome
+from fedlearn.enrolment.federation import Federation
+from fedlearn.enrolment.inviting import Invitation, invite
+from fedlearn.enrolment.server_home import ServerHome
 
 NAMES = ("Ada", "Ben", "Cleo", "Dora")
 

@@ -19,15 +19,15 @@ import httpx
 import pytest
 from server_files import free_ports, invited
 
-from fedlearn.agent.deployed import DeployedAgent, listen
-from fedlearn.agent.deployed import main as serve_agent
-from fedlearn.agent.frames import REFUSAL, Frame
 from fedlearn.cli import main
 from fedlearn.crypto.labels import REFUSAL as CONSTANT
-from fedlearn.deployment.federation import Federation
-from fedlearn.deployment.invitation import Code
-from fedlearn.deployment.join_endpoint import join_app
-from fedlearn.deployment.server_home import ServerHome
+from fedlearn.enrolment.federation import Federation
+from fedlearn.enrolment.invitation import Code
+from fedlearn.enrolment.join_endpoint import join_app
+from fedlearn.enrolment.server_home import ServerHome
+from fedlearn.holder.deployed import DeployedAgent, listen
+from fedlearn.holder.deployed import main as serve_agent
+from fedlearn.holder.frames import REFUSAL, Frame
 from tests.holder_files import client_id, small_roster, write_policy
 
 Change = Callable[[Path], object]

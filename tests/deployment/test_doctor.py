@@ -19,14 +19,14 @@ from server_files import invited, new_home
 from typer.testing import CliRunner
 
 from fedlearn.cli import app
-from fedlearn.config import RunConfig
+from fedlearn.config.run_config import RunConfig
 from fedlearn.crypto.certificates import Authority, new_node_key
 from fedlearn.deployment.background import only_one
 from fedlearn.deployment.doctor import Check, examine
 from fedlearn.deployment.doctor.installation import device_line, package_lines, python_line
 from fedlearn.deployment.doctor.network import ask_server, clock_line, date_line, way_lines
-from fedlearn.durable import write_whole
 from fedlearn.flower.node_app import SOCKET_KEY
+from fedlearn.host.durable import write_whole
 from fedlearn.ledger import Ledger
 from fedlearn.privacy.guarantee import PrivacyUnit
 from tests.holder_files import FOUR, small_roster, write_policy

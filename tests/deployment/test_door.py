@@ -10,10 +10,10 @@ from collections.abc import Iterator
 import pytest
 from server_files import invited, new_home
 
-from fedlearn.deployment import door, joining
-from fedlearn.deployment.door import origin_of
-from fedlearn.deployment.federation import Federation
-from fedlearn.deployment.join_endpoint import JoinEndpoint
+from fedlearn.enrolment import door, joining
+from fedlearn.enrolment.door import origin_of
+from fedlearn.enrolment.federation import Federation
+from fedlearn.enrolment.join_endpoint import JoinEndpoint
 
 
 @pytest.fixture

@@ -6,10 +6,10 @@ import pytest
 
 from fedlearn.crypto.certificates import new_node_key, node_public_key
 from fedlearn.crypto.signatures import SigningKey
-from fedlearn.deployment.federation import Federation
-from fedlearn.deployment.invitation import NO_NONCE, Applicant, applicant_proof, verifier_of
+from fedlearn.enrolment.federation import Federation
+from fedlearn.enrolment.invitation import NO_NONCE, Applicant, applicant_proof, verifier_of
 from fedlearn.errors import ConfigError, RefusedError
-from fedlearn.roster import Roster, RosterEntry
+from fedlearn.policy.roster import Roster, RosterEntry
 
 PIN = bytes(16)
 COORDINATOR = RosterEntry("Coordinator", "", b"\xff" * 16, SigningKey(b"\x09" * 32).public)

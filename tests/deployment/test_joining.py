@@ -17,12 +17,12 @@ from server_files import NAMES, invited, new_home
 from fedlearn.cli import main as cli_main
 from fedlearn.crypto.certificates import new_node_key, node_public_key
 from fedlearn.crypto.signatures import SigningKey
-from fedlearn.deployment import inviting, joining
-from fedlearn.deployment.federation import Federation
-from fedlearn.deployment.invitation import Applicant, Code, applicant_proof, verifier_of
-from fedlearn.deployment.join_endpoint import JoinEndpoint, join_app
+from fedlearn.enrolment import inviting, joining
+from fedlearn.enrolment.federation import Federation
+from fedlearn.enrolment.invitation import Applicant, Code, applicant_proof, verifier_of
+from fedlearn.enrolment.join_endpoint import JoinEndpoint, join_app
 from fedlearn.errors import ConfigError, RefusedError, RunFailedError
-from fedlearn.roster import Roster
+from fedlearn.policy.roster import Roster
 
 
 @pytest.fixture

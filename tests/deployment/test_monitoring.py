@@ -11,11 +11,11 @@ import urllib.request
 import pytest
 from server_files import free_ports, new_home
 
-from fedlearn.checkpoint import RunFolder
 from fedlearn.deployment.monitoring import MetricsEndpoint, exposition, rounds_after
 from fedlearn.deployment.runs import Runs
 from fedlearn.errors import ConfigError
-from fedlearn.logs import begin_log, tell, tell_error
+from fedlearn.host.logs import begin_log, tell, tell_error
+from fedlearn.run.checkpoint import RunFolder
 
 ROUND = {"round": 1, "attempt": 2, "asked": 4, "survivors": 3, "accuracy": 0.4711, "loss": 4.711, "epsilon": 1.4711}
 
@@ -114,7 +114,7 @@ class TestAServicesLog:
 
     def test_json_lines_with_the_facts_by_themselves_and_of_an_uncaught_error_its_kind_alone(self):
         code = (
-            "import threading\nfrom fedlearn.logs import begin_log, tell, tell_error\n"
+            "import threading\nfrom fedlearn.host.logs import begin_log, tell, tell_error\n"
             "def fail(): raise ValueError('patient-4711')\n"
             "begin_log(); tell('round 3 of 5 is done', run='r1', round=3); assert tell_error('why')\n"
             "t = threading.Thread(target=fail); t.start(); t.join(); fail()\n"

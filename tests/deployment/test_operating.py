@@ -6,16 +6,16 @@ import numpy as np
 import pytest
 from server_files import NAMES, new_home
 
-from fedlearn.checkpoint import Progress, RunFolder, load_run
-from fedlearn.config import RunConfig
+from fedlearn.config.run_config import RunConfig
+from fedlearn.coordinator.public_data import PublicData
 from fedlearn.crypto.certificates import new_node_key, node_public_key
 from fedlearn.crypto.signatures import SigningKey
 from fedlearn.deployment import operating
-from fedlearn.deployment.federation import Federation
-from fedlearn.deployment.invitation import NO_NONCE, Applicant, applicant_proof, verifier_of
 from fedlearn.deployment.runs import Runs
+from fedlearn.enrolment.federation import Federation
+from fedlearn.enrolment.invitation import NO_NONCE, Applicant, applicant_proof, verifier_of
 from fedlearn.errors import ConfigError
-from fedlearn.flower.public_data import PublicData
+from fedlearn.run.checkpoint import Progress, RunFolder, load_run
 
 NODE_KEYS = [node_public_key(new_node_key()) for _ in NAMES]
 

@@ -7,11 +7,11 @@ from pathlib import Path
 import pytest
 from server_files import free_ports, new_home
 
-from fedlearn.config import RunConfig
-from fedlearn.deployment.server_home import COORDINATOR, ServerHome
+from fedlearn.config.run_config import RunConfig
 from fedlearn.deployment.superlink_process import set_damaged_aside
-from fedlearn.durable import open_database
+from fedlearn.enrolment.server_home import COORDINATOR, ServerHome
 from fedlearn.errors import ConfigError
+from fedlearn.host.durable import open_database
 
 
 def test_keys_are_their_owners_alone(tmp_path):

@@ -16,17 +16,17 @@ import pytest
 from typer.testing import CliRunner
 
 import fedlearn
-from fedlearn.acceptance import Acceptance
-from fedlearn.agent.deployed import DeployedAgent
-from fedlearn.agent.socket import is_answering
 from fedlearn.cli import app
 from fedlearn.deployment.background import EndedEarlyError, start_in_background
 from fedlearn.deployment.holder_status import leave, pause, policy_differs, read_status
 from fedlearn.deployment.starting import Start, holder_process, keep_accepted
 from fedlearn.deployment.supervisor import POLICY_KEY
 from fedlearn.errors import ConfigError, FedlearnError, RefusedError
-from fedlearn.flower.process_tree import descendants
-from fedlearn.holder_policy import HolderPolicy
+from fedlearn.holder.deployed import DeployedAgent
+from fedlearn.holder.socket import is_answering
+from fedlearn.host.process_tree import descendants
+from fedlearn.policy.acceptance import Acceptance
+from fedlearn.policy.holder_policy import HolderPolicy
 from tests.holder_files import small_roster, write_policy
 
 
@@ -140,7 +140,7 @@ def test_a_policy_that_was_changed_is_told_from_the_one_that_runs(folder):
 def _agent_below(process: int) -> int | None:
     for child in descendants(process):
         with suppress(OSError):
-            if b"fedlearn.agent.deployed" in Path(f"/proc/{child}/cmdline").read_bytes():
+            if b"fedlearn.holder.deployed" in Path(f"/proc/{child}/cmdline").read_bytes():
                 return child
     return None
 

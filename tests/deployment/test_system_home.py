@@ -16,15 +16,15 @@ from fedlearn.cli import app
 from fedlearn.crypto.certificates import Authority, new_node_key
 from fedlearn.deployment.background import only_one
 from fedlearn.deployment.holder_status import leave, read_status
-from fedlearn.deployment.policy_file import with_value
 from fedlearn.deployment.starting import Start, stop
 from fedlearn.deployment.system_home import check_place, lay_out
 from fedlearn.deployment.two_users import run_as_two_users
 from fedlearn.deployment.users import Users, acting_as_owner, make_users, may
-from fedlearn.durable import locked, write_whole
 from fedlearn.errors import ConfigError, RunFailedError
 from fedlearn.flower.node_app import SOCKET_KEY
-from fedlearn.holder_policy import HolderPolicy
+from fedlearn.host.durable import locked, write_whole
+from fedlearn.policy.holder_policy import HolderPolicy
+from fedlearn.policy.policy_file import with_value
 from tests.holder_files import client_id, write_policy
 
 as_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root can give files to other users")

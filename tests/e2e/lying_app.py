@@ -23,7 +23,7 @@ def _try_everything() -> None:
         for name in ("client", "client/identity.key", "client/client.toml", "client/ledger.db", "client/patients.csv"):
             lines += _taken(home / name)
     for process in Path("/proc").iterdir():
-        if process.name.isdigit() and b"fedlearn.agent.deployed" in _read(process / "cmdline"):
+        if process.name.isdigit() and b"fedlearn.holder.deployed" in _read(process / "cmdline"):
             home = _read(process / "cmdline").split(b"\0")[-2 if b"--same-user" in _read(process / "cmdline") else -4]
             for name in ("mem", "environ", "cwd", "fd"):
                 lines += [f"{line} of the agent of {home.decode()}" for line in _taken(process / name)]

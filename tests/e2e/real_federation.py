@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from fedlearn.deployment.starting import holder_process
-from fedlearn.flower.process_tree import descendants
+from fedlearn.host.process_tree import descendants
 from tests.e2e.proxy import Proxy
 
 ROOT = Path(__file__).parent.parent.parent
@@ -23,7 +23,7 @@ BIN = Path(sys.executable).parent
 NAMES = ("Ada", "Ben", "Cleo", "Dora")
 
 # The parts of a federation, by what stands in their command lines.
-AGENT, NODE, MESSAGE, EXECUTOR = "fedlearn.agent.deployed", "fedlearn.flower.supernode", "flwr-clientapp", "superexec"
+AGENT, NODE, MESSAGE, EXECUTOR = "fedlearn.holder.deployed", "fedlearn.flower.supernode", "flwr-clientapp", "superexec"
 SUPERLINK, COORDINATOR = "superlink_gate", "flwr-serverapp"
 
 

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from fedlearn.deployment.starting import holder_process
-from fedlearn.flower.process_tree import descendants
+from fedlearn.host.process_tree import descendants
 from tests.e2e.real_federation import BLOCKS, RealFederation
 
 LIMIT = 1_500_000_000

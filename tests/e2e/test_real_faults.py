@@ -18,11 +18,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from fedlearn.agent.deployed import DeployedAgent
-from fedlearn.checkpoint import RunFolder
-from fedlearn.config import RunConfig
+from fedlearn.config.run_config import RunConfig
 from fedlearn.data import load_dataset
 from fedlearn.data.dataset import DataOptions
+from fedlearn.holder.deployed import DeployedAgent
+from fedlearn.run.checkpoint import RunFolder
 from tests.agent.test_deployed_equals_simulated import run_over, scenario, write_csv
 from tests.e2e.proxy import Harm, How
 from tests.e2e.real_federation import (

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from fedlearn.flower.process_tree import descendants, is_stopped
+from fedlearn.host.process_tree import descendants, is_stopped
 from tests.e2e.real_federation import BLOCKS, RealFederation
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1200)]
@@ -51,14 +51,14 @@ def stop(process: int) -> None:
 
 
 def test_f4_stopped_agent_node_and_executor_are_noticed_and_the_nodes_are_online_again(federation):
-    agent = process_below(holder(federation, "Ada"), "fedlearn.agent.deployed")
+    agent = process_below(holder(federation, "Ada"), "fedlearn.holder.deployed")
     node = process_below(holder(federation, "Ben"), "fedlearn.flower.supernode")
     executor = process_below(holder(federation, "Cleo"), "flower-superexec")
     for process in (agent, node, executor):
         stop(process)
     federation.wait(lambda: not any(Path(f"/proc/{pid}").exists() for pid in (agent, node, executor)), NOTICED_SECONDS)
     federation.wait(lambda: all_online(federation), OFFLINE_SECONDS)
-    assert process_below(holder(federation, "Ada"), "fedlearn.agent.deployed") != agent
+    assert process_below(holder(federation, "Ada"), "fedlearn.holder.deployed") != agent
     told = (federation.folder / "demo" / "Ben" / "client" / "log" / "start.log").read_text()
     assert "the node: it gave no sign of life; it is tried again" in [
         json.loads(x)["message"] for x in told.splitlines()

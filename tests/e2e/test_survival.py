@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from fedlearn.flower.process_tree import descendants
+from fedlearn.host.process_tree import descendants
 from tests.e2e.real_federation import BLOCKS, SUPERLINK, RealFederation, check_finished, lines
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]

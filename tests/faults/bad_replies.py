@@ -3,9 +3,9 @@
 import numpy as np
 from flwr.app import Array, ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDict
 
-from fedlearn.agent.frames import REFUSAL
 from fedlearn.flower.in_process_grid import make_message
 from fedlearn.flower.records import pack
+from fedlearn.holder.frames import REFUSAL
 
 
 def array_reply(values: np.ndarray) -> RecordDict:

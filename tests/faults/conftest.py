@@ -7,13 +7,14 @@ from pathlib import Path
 import pytest
 from flwr.app import Context, RecordDict
 
-from fedlearn.agent.simulated import AgentPool, load_simulated_data
-from fedlearn.checkpoint import RunFolder
-from fedlearn.config import RunConfig
+from fedlearn.config.run_config import RunConfig
+from fedlearn.coordinator.pooled_data import load_simulated_data
+from fedlearn.coordinator.rounds import RoundResult
 from fedlearn.flower.client_app import make_client_app
 from fedlearn.flower.messenger import Messenger, Pace
 from fedlearn.flower.server_app import make_server_app
-from fedlearn.rounds import RoundResult
+from fedlearn.run.checkpoint import RunFolder
+from fedlearn.simulation.simulated import AgentPool
 from tests.faults.lossy_grid import FateOf, LossyGrid
 from tests.holder_files import FOUR
 

@@ -4,9 +4,9 @@ from pathlib import Path
 
 import pytest
 
-from fedlearn.agent.deployed import PAUSED_FILE, DeployedAgent
-from fedlearn.config import RunConfig
+from fedlearn.config.run_config import RunConfig
 from fedlearn.errors import RunFailedError
+from fedlearn.holder.deployed import PAUSED_FILE, DeployedAgent
 from tests.agent.test_deployed_equals_simulated import run_over
 from tests.holder_files import FOUR, small_roster, write_policy
 

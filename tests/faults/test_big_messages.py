@@ -10,14 +10,14 @@ from flwr.common.constant import FLWR_PRIVATE_MAX_ARRAY_CHUNK_SIZE
 from flwr.supercore.inflatable.inflatable_object import get_all_nested_objects
 from flwr.supercore.inflatable.inflatable_utils import inflate_object_from_contents
 
-from fedlearn import room
-from fedlearn.agent.frames import REFUSAL, Frame
-from fedlearn.agent.socket import AgentServer
 from fedlearn.errors import ConfigError, ProtocolError
 from fedlearn.flower import client_app, messenger, node_app
 from fedlearn.flower.in_process_grid import make_message
 from fedlearn.flower.records import LONGEST_VALUE, MOST_MESSAGE_BYTES, pack, unpack
 from fedlearn.flower.superlink_gate import MOST_BODY_BYTES
+from fedlearn.holder.frames import REFUSAL, Frame
+from fedlearn.holder.socket import AgentServer
+from fedlearn.host import memory_limits as room
 from tests.faults.lossy_grid import Fate
 
 PART = FLWR_PRIVATE_MAX_ARRAY_CHUNK_SIZE

@@ -13,18 +13,18 @@ from pathlib import Path
 import pytest
 from flwr.app import Context, Message, RecordDict
 
-from fedlearn.agent.frames import REFUSAL, Frame
-from fedlearn.agent.socket import AgentServer
 from fedlearn.flower import node_app
 from fedlearn.flower.in_process_grid import make_message
 from fedlearn.flower.records import pack, unpack
+from fedlearn.holder.frames import REFUSAL, Frame
+from fedlearn.holder.socket import AgentServer
 
 # All that a message's process may import of fedlearn.
 OF_THE_PIPE = {
     "fedlearn",
     "fedlearn.agent",
-    "fedlearn.agent.frames",
-    "fedlearn.agent.socket",
+    "fedlearn.holder.frames",
+    "fedlearn.holder.socket",
     "fedlearn.bounded",
     "fedlearn.canonical",
     "fedlearn.crypto",

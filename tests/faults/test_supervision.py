@@ -16,9 +16,9 @@ from fedlearn.deployment.clock import check_offset, offset_to
 from fedlearn.deployment.parts import BackOff, Part
 from fedlearn.deployment.supervisor import STATE_FILE, why_node_ended
 from fedlearn.errors import ConfigError
-from fedlearn.flower.process_tree import is_stopped
 from fedlearn.flower.supernode import Watch
-from fedlearn.pulse import PULSE, STARTING, Silence
+from fedlearn.host.heartbeat import PULSE, STARTING, Silence
+from fedlearn.host.process_tree import is_stopped
 
 STAYS = "import sys; print('up'); sys.stdin.read()"
 
@@ -352,7 +352,9 @@ def test_f7_a_node_that_exits_with_0_is_started_again_and_told_of_once(tmp_path)
     assert not (tmp_path / STATE_FILE).exists()
 
 
-GIVES_A_PULSE = f"import os, sys; from fedlearn.pulse import give_pulse; give_pulse(lambda: True, every=0.1); {STAYS}"
+GIVES_A_PULSE = (
+    f"import os, sys; from fedlearn.host.heartbeat import give_pulse; give_pulse(lambda: True, every=0.1); {STAYS}"
+)
 
 
 @pytest.mark.slow

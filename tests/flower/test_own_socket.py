@@ -17,8 +17,8 @@ from flwr.supercore.retry import http_retry
 from packaging.requirements import Requirement
 
 from fedlearn.flower.own_socket import SOCKET_VARIABLE, replace_in
-from fedlearn.flower.process_tree import descendants
 from fedlearn.flower.programs import flower_environment, private_folder
+from fedlearn.host.process_tree import descendants
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="a client runs on Linux alone")
 

@@ -6,12 +6,12 @@ import time
 
 import pytest
 
-from fedlearn.flower.process_tree import descendants
+from fedlearn.host.process_tree import descendants
 
 # A child that starts a session of its own, whose child starts another, ignores signals and loses its parent.
 SCRIPT = """
 import os, subprocess, sys, time
-from fedlearn.flower.process_tree import adopt_orphans, descendants, end_descendants
+from fedlearn.host.process_tree import adopt_orphans, descendants, end_descendants
 adopt_orphans()
 inner = "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); print('up', flush=True); time.sleep(60)"
 outer = f"import subprocess, sys; subprocess.Popen([sys.executable, '-c', {inner!r}], start_new_session=True)"

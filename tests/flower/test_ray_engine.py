@@ -16,12 +16,12 @@ import pytest
 from safetensors.numpy import load_file
 
 import fedlearn
-from fedlearn.checkpoint import RunFolder
-from fedlearn.config import RunConfig
+from fedlearn.config.run_config import RunConfig
 from fedlearn.errors import BudgetExceededError, ConfigError, RunFailedError
-from fedlearn.flower.failure import forget_failure, raise_failure, record_failure
-from fedlearn.flower.process_tree import adopt_orphans, descendants
-from fedlearn.simulation import resume
+from fedlearn.host.process_tree import adopt_orphans, descendants
+from fedlearn.run.checkpoint import RunFolder
+from fedlearn.run.failure import forget_failure, raise_failure, record_failure
+from fedlearn.simulation.run import resume
 from tests.flower.test_own_socket import everywhere
 
 ray_run = pytest.mark.timeout(300)

@@ -13,14 +13,14 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from fedlearn.agent.agreement import Agreement, agree
-from fedlearn.agent.source import Source, start_model
-from fedlearn.config import RunConfig
-from fedlearn.contribution import Contributor
+from fedlearn.config.run_config import RunConfig
 from fedlearn.crypto.keystream import stream_entropy
 from fedlearn.data.dataset import Dataset
 from fedlearn.privacy.clipping import Vector
 from fedlearn.privacy.quantization import IntVector
+from fedlearn.round.agreement import Agreement, agree
+from fedlearn.round.contribution import Contributor
+from fedlearn.round.source import Source, start_model
 from tests.training.stacked.test_places import KINDS, chosen_weights
 
 MODES = ["record-distributed", "record-local"]

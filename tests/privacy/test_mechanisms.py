@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fedlearn.config import REQUIRED_KEYS
+from fedlearn.config.run_config import REQUIRED_KEYS
 from fedlearn.crypto.keystream import stream_entropy
 from fedlearn.privacy.calibration import plan
 from fedlearn.privacy.guarantee import PrivacyUnit

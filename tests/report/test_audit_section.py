@@ -10,7 +10,7 @@ import pytest
 from run_by_hand import draw
 
 from fedlearn.audit.pictures import sheet
-from fedlearn.config import RunConfig
+from fedlearn.config.run_config import RunConfig
 from fedlearn.errors import ConfigError
 
 COMMON = {

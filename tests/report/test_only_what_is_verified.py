@@ -10,15 +10,15 @@ import pytest
 from run_by_hand import certificate_content, draw
 
 from fedlearn import simulate
-from fedlearn.agent.simulated import coordinator_key
 from fedlearn.certificate.form import encode
-from fedlearn.checkpoint import RunFolder
-from fedlearn.conclusion import main as conclude_deployed
-from fedlearn.config import RunConfig
+from fedlearn.config.run_config import RunConfig
+from fedlearn.coordinator.conclusion import main as conclude_deployed
 from fedlearn.crypto.signatures import SigningKey
 from fedlearn.errors import ConfigError, RunFailedError
-from fedlearn.flower.failure import raise_failure
 from fedlearn.report import write_failed_page, write_report
+from fedlearn.run.checkpoint import RunFolder
+from fedlearn.run.failure import raise_failure
+from fedlearn.simulation.simulated import coordinator_key
 
 WriteFolder = Callable[..., Path]
 

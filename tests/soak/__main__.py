@@ -14,7 +14,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from fedlearn.logs import log_as_json
+from fedlearn.host.logs import log_as_json
 from tests.soak import in_process, real_faults
 from tests.soak.field import Field
 from tests.soak.in_process import InProcess

@@ -11,9 +11,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from fedlearn.agent.source import Source
-from fedlearn.config import RunConfig
+from fedlearn.config.run_config import RunConfig
 from fedlearn.data.dataset import Dataset
+from fedlearn.round.source import Source
 from tests.soak.schedule import Fault
 
 SECRET_TEXT = "patient-4711 was discharged"

@@ -10,13 +10,13 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
-from fedlearn.agent.deployed import MODELS_FOLDER
-from fedlearn.checkpoint import RunFolder
-from fedlearn.deployment.federation import Federation
 from fedlearn.deployment.operating import member_states
 from fedlearn.deployment.runs import ENDED, BookedRun, Runs
-from fedlearn.deployment.server_home import ServerHome
+from fedlearn.enrolment.federation import Federation
+from fedlearn.enrolment.server_home import ServerHome
 from fedlearn.flower.node_app import SOCKET_KEY
+from fedlearn.holder.deployed import MODELS_FOLDER
+from fedlearn.run.checkpoint import RunFolder
 from tests.e2e.real_federation import BLOCKS, NAMES, NODE, ROOT, RealFederation, kill
 from tests.soak import violations
 from tests.soak.tap import Tap

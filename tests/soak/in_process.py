@@ -16,15 +16,15 @@ from pathlib import Path
 import pytest
 from flwr.app import Context, Message, RecordDict
 
-from fedlearn.agent.deployed import MODELS_FOLDER, DeployedAgent
-from fedlearn.agent.frames import Frame
-from fedlearn.checkpoint import DONE_FILE, RunFolder
-from fedlearn.conclusion import main as conclude
-from fedlearn.config import RunConfig
-from fedlearn.durable import write_whole
+from fedlearn.config.run_config import RunConfig
+from fedlearn.coordinator.conclusion import main as conclude
 from fedlearn.flower.client_app import make_client_app
 from fedlearn.flower.messenger import Messenger, Pace
 from fedlearn.flower.server_app import make_server_app
+from fedlearn.holder.deployed import MODELS_FOLDER, DeployedAgent
+from fedlearn.holder.frames import Frame
+from fedlearn.host.durable import write_whole
+from fedlearn.run.checkpoint import DONE_FILE, RunFolder
 from tests.faults.lossy_grid import LossyGrid, body_of
 from tests.holder_files import FOUR, seed, small_roster, write_policy
 from tests.soak import violations

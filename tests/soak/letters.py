@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 
 from flwr.app import Context, Error, Message
 
-from fedlearn.agent.frames import REFUSAL, Frame
+from fedlearn.holder.frames import REFUSAL, Frame
 from tests.faults.bad_replies import BAD_REPLIES, in_the_place_of
 from tests.faults.lossy_grid import Fate, LossyGrid, body_of
 from tests.soak.borders import SECRET_TEXT

@@ -15,10 +15,10 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 
-from fedlearn.agent.frames import REFUSAL, Frame
-from fedlearn.agent.socket import ask as ask_agent
 from fedlearn.errors import ProtocolError
-from fedlearn.flower.process_tree import descendants
+from fedlearn.holder.frames import REFUSAL, Frame
+from fedlearn.holder.socket import ask as ask_agent
+from fedlearn.host.process_tree import descendants
 from tests.e2e.proxy import Harm, How
 from tests.e2e.real_federation import AGENT, COORDINATOR, MESSAGE, NAMES, NODE, SUPERLINK, is_alive, kill
 from tests.soak.field import Field

@@ -4,9 +4,9 @@ import threading
 from collections.abc import Callable
 from pathlib import Path
 
-from fedlearn.agent.frames import REFUSAL, Frame
-from fedlearn.agent.socket import AgentServer, ask
 from fedlearn.errors import ProtocolError
+from fedlearn.holder.frames import REFUSAL, Frame
+from fedlearn.holder.socket import AgentServer, ask
 from tests.soak.witness import Witness
 
 Ask = Callable[[bytes], bytes]

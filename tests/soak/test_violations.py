@@ -10,12 +10,12 @@ from pathlib import Path
 import pytest
 
 from fedlearn import simulate
-from fedlearn.agent.frames import Frame
-from fedlearn.checkpoint import RunFolder
-from fedlearn.config import RunConfig
+from fedlearn.config.run_config import RunConfig
+from fedlearn.holder.frames import Frame
 from fedlearn.ledger import Ledger, Reservation
 from fedlearn.privacy.accounting import Event
 from fedlearn.privacy.guarantee import PrivacyUnit
+from fedlearn.run.checkpoint import RunFolder
 from tests.soak import in_process, real_faults, violations
 from tests.soak.in_process import InProcess
 from tests.soak.schedule import Fault, Tally, draw

@@ -10,9 +10,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from fedlearn.certificate.verify import verify_certificate
-from fedlearn.checkpoint import RunFolder
 from fedlearn.ledger import Ledger
 from fedlearn.privacy.accounting import epsilon_of
+from fedlearn.run.checkpoint import RunFolder
 from tests.soak.witness import Attempt, Witness
 
 OFFLINE_SECONDS = 120.0

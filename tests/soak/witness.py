@@ -5,8 +5,8 @@ import threading
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from fedlearn.agent.frames import REFUSAL, Frame
 from fedlearn.errors import ProtocolError
+from fedlearn.holder.frames import REFUSAL, Frame
 
 Attempt = tuple[str, int, int]  # session, round, attempt
 

@@ -7,11 +7,11 @@ from torch import Tensor, nn
 
 from fedlearn.data.dataset import Dataset
 from fedlearn.errors import ConfigError
+from fedlearn.model.vector import read_parameters
 from fedlearn.privacy.clipping import Vector
 from fedlearn.training.device import in_memory, pick_device
 from fedlearn.training.local import train_update
 from fedlearn.training.record_sums import clipped_gradient_sum
-from fedlearn.vector import read_parameters
 
 
 def test_cpu_is_always_there() -> None:

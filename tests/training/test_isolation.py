@@ -13,13 +13,13 @@ from torch.nn import functional
 from torch.nn.utils import prune
 
 from fedlearn.data.dataset import Dataset
+from fedlearn.model.vector import read_parameters
 from fedlearn.privacy.clipping import Vector, clip_by_l2_norm
 from fedlearn.training.alone import AloneSums
 from fedlearn.training.isolation import ExactSum
 from fedlearn.training.plain import plain_layers
 from fedlearn.training.record_sums import clipped_gradient_sum, has_closed_form
 from fedlearn.training.stacked.model import stack
-from fedlearn.vector import read_parameters
 
 WIDTH, CLASSES = 6, 3
 BOUND = 0.5  # a power of two, so that differences of sums are exact

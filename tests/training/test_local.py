@@ -13,13 +13,13 @@ from torch.nn import functional
 
 from fedlearn.crypto.keystream import Entropy, stream_entropy
 from fedlearn.data.dataset import Dataset
+from fedlearn.model.vector import read_parameters, write_parameters
 from fedlearn.privacy.clipping import Vector
 from fedlearn.privacy.discrete_gaussian import discrete_gaussian
 from fedlearn.privacy.quantization import truncate
 from fedlearn.training.device import one_thread
 from fedlearn.training.local import record_sum, train_privately, train_update
 from fedlearn.training.record_sums import clipped_gradient_sum
-from fedlearn.vector import read_parameters, write_parameters
 
 CLASSES = ("a", "b", "c")
 

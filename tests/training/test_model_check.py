@@ -9,9 +9,9 @@ import torch
 from torch import Tensor, nn
 
 from fedlearn.errors import ConfigError
+from fedlearn.model.vector import read_parameters
 from fedlearn.privacy.guarantee import PrivacyUnit
 from fedlearn.training.model_check import check_model
-from fedlearn.vector import read_parameters
 
 SHAPE = (1, 6, 6)
 

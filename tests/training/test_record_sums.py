@@ -8,9 +8,9 @@ from torch import nn
 from torch.nn import functional
 
 from fedlearn.errors import ConfigError
+from fedlearn.model.vector import read_parameters
 from fedlearn.privacy.clipping import Vector, clip_by_l2_norm
 from fedlearn.training.record_sums import clipped_gradient_sum, has_closed_form
-from fedlearn.vector import read_parameters
 
 
 def linear(inputs: int = 12, classes: int = 3) -> nn.Module:

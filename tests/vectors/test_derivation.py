@@ -11,11 +11,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fedlearn.agent.agreement import plan_for
-from fedlearn.config import RunConfig
+from fedlearn.config.run_config import RunConfig
 from fedlearn.errors import ConfigError
+from fedlearn.round.agreement import plan_for
+from fedlearn.round.context_fields import terms_of
 from fedlearn.secagg.transcript import Context, Position
-from fedlearn.terms import terms_of
 
 ORDERS = [*(1 + x / 10 for x in range(1, 100)), *range(11, 64), 128, 256, 512, 1024]
 OWN_GRID = 2**18
@@ -188,7 +188,7 @@ def test_the_canonical_configuration_is_that_of_the_page() -> None:
 def test_sampling_of_the_context_is_in_lowest_terms(load_digits, probability) -> None:
     config = load_digits(f"privacy.sampling_probability={probability}")
     plan = plan_for(config, dimension=650, population_size=10)
-    from fedlearn.layout import Layout
+    from fedlearn.model.layout import Layout
 
     layout = Layout(("w",), ((650,),))
     context = Context(Position(bytes(16), 1, 0), bytes(32), terms_of(config, plan, layout, bytes(32)))

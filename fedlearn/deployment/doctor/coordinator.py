@@ -4,18 +4,18 @@ import ipaddress
 from collections.abc import Iterator
 from pathlib import Path
 
-from fedlearn.config import RunConfig
+from fedlearn.config.run_config import RunConfig
 from fedlearn.deployment.doctor.check import Check, error, looked, ok, warning
 from fedlearn.deployment.doctor.files import closed_folder, flower_home, secret_lines
 from fedlearn.deployment.doctor.network import ask_server, date_line
-from fedlearn.deployment.federation import Federation
-from fedlearn.deployment.join_endpoint import listen
 from fedlearn.deployment.operating import check_run
-from fedlearn.deployment.server_home import ServerHome
 from fedlearn.deployment.service import service_process
 from fedlearn.deployment.superlink_process import is_whole
+from fedlearn.enrolment.federation import Federation
+from fedlearn.enrolment.join_endpoint import listen
+from fedlearn.enrolment.server_home import ServerHome
 from fedlearn.errors import ConfigError
-from fedlearn.room import Room, check_coordinator_room
+from fedlearn.host.memory_limits import Room, check_coordinator_room
 
 __all__ = ["check_coordinator"]
 

@@ -4,7 +4,7 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
-from fedlearn.config import RunConfig
+from fedlearn.config.run_config import RunConfig
 from fedlearn.deployment.doctor.check import Check, error, looked
 from fedlearn.deployment.doctor.coordinator import check_coordinator
 from fedlearn.deployment.doctor.holder import check_holder

@@ -3,22 +3,22 @@
 from collections.abc import Iterator
 from pathlib import Path
 
-from fedlearn.agent.deployed import read_identity
-from fedlearn.agent.socket import is_answering
 from fedlearn.deployment.doctor.check import Check, error, looked, ok, warning
 from fedlearn.deployment.doctor.files import closed_folder, flower_home, secret_lines
 from fedlearn.deployment.doctor.network import date_line, way_lines
 from fedlearn.deployment.doctor.records import records_line
 from fedlearn.deployment.holder_status import policy_differs, running_parts
-from fedlearn.deployment.joining import Joined
 from fedlearn.deployment.policy_check import PolicyCheck, check_policy
 from fedlearn.deployment.starting import NODE_FOLDER, holder_process, known_to_node
 from fedlearn.deployment.users import AGENT_USER, NODE_USER, Users, may
+from fedlearn.enrolment.joining import Joined
 from fedlearn.errors import ConfigError, FedlearnError
-from fedlearn.holder_policy import HolderPolicy
+from fedlearn.holder.deployed import read_identity
+from fedlearn.holder.socket import is_answering
+from fedlearn.host.memory_limits import Room, check_holder_room
 from fedlearn.ledger.statement import read_statement
+from fedlearn.policy.holder_policy import HolderPolicy
 from fedlearn.privacy.calibration import Plan
-from fedlearn.room import Room, check_holder_room
 from fedlearn.secagg.transcript import LANE_BYTES
 
 __all__ = ["check_holder"]

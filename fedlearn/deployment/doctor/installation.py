@@ -17,7 +17,7 @@ from packaging.version import Version
 from fedlearn.deployment.doctor.check import Check, error, ok, warning
 from fedlearn.errors import ConfigError, RunFailedError
 from fedlearn.flower.programs import flower_program
-from fedlearn.shipped import shipped_root
+from fedlearn.host.shipped import shipped_root
 
 __all__ = ["check_installation", "device_line", "package_lines", "python_line"]
 

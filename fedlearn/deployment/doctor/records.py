@@ -3,12 +3,12 @@
 from pathlib import Path
 from typing import Final
 
-from fedlearn.agent.source import Source, Unusable
-from fedlearn.config import RunConfig
+from fedlearn.config.run_config import RunConfig
 from fedlearn.data.readers import Table, read_table
 from fedlearn.deployment.doctor.check import Check, error, ok, warning
 from fedlearn.errors import ConfigError, DataError
-from fedlearn.holder_policy import HolderPolicy
+from fedlearn.policy.holder_policy import HolderPolicy
+from fedlearn.round.source import Source, Unusable
 
 __all__ = ["records_line"]
 

@@ -9,11 +9,11 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from fedlearn.data.dataset import Dataset
+from fedlearn.model.vector import layout_of, read_parameters
 from fedlearn.privacy.clipping import Vector
 from fedlearn.training.local import train_update
 from fedlearn.training.stacked.model import StackedModel, stack
 from fedlearn.training.stacked.trainer import StackedTrainer
-from fedlearn.vector import layout_of, read_parameters
 
 __all__ = ["checked_trainer", "made_up"]
 

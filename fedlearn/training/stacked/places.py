@@ -20,11 +20,11 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from fedlearn.data.dataset import Dataset
+from fedlearn.model.vector import read_parameters
 from fedlearn.privacy.clipping import Vector
 from fedlearn.training.device import one_thread
 from fedlearn.training.stacked.check import checked_trainer, made_up
 from fedlearn.training.stacked.trainer import StackedTrainer
-from fedlearn.vector import read_parameters
 
 __all__ = ["PlacedSums", "checked_places", "places_of"]
 

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from fedlearn.crypto.keystream import Entropy
 from fedlearn.data.dataset import Dataset
-from fedlearn.layout import Layout
+from fedlearn.model.layout import Layout
 from fedlearn.privacy.clipping import Vector
 from fedlearn.privacy.quantization import truncate
 from fedlearn.privacy.sampling import poisson_sample

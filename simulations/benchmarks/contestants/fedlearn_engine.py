@@ -8,10 +8,10 @@ from pathlib import Path
 
 from contestants.workload import FOLDER, given, round_done, started
 from fedlearn import RunConfig
-from fedlearn.agent.simulated import load_simulated_data
-from fedlearn.checkpoint import RunFolder
-from fedlearn.flower.in_process_engine import run_in_process
-from fedlearn.rounds import RoundResult
+from fedlearn.coordinator.pooled_data import load_simulated_data
+from fedlearn.coordinator.rounds import RoundResult
+from fedlearn.run.checkpoint import RunFolder
+from fedlearn.simulation.engine import run_in_process
 
 
 def main() -> None:

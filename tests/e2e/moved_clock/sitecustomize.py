@@ -27,6 +27,6 @@ class _Moved(_true_datetime):
         return _true_datetime.now(tz) + datetime.timedelta(seconds=_offset())
 
 
-if "MOVED_CLOCK" in os.environ and "fedlearn.agent.deployed" not in sys.orig_argv:
+if "MOVED_CLOCK" in os.environ and "fedlearn.holder.deployed" not in sys.orig_argv:
     time.time = lambda: _true_time() + _offset()
     datetime.datetime = _Moved

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from fedlearn.models import build_model
+from fedlearn.model.builders import build_model
 from fedlearn.training.stacked.compiled import CompiledModel, worth_compiling
 from fedlearn.training.stacked.model import StackedModel, stack
 

@@ -12,7 +12,8 @@ from torch import Tensor, nn
 
 from fedlearn.data.dataset import Dataset
 from fedlearn.errors import ConfigError
-from fedlearn.models import build_model
+from fedlearn.model.builders import build_model
+from fedlearn.model.vector import layout_of, read_parameters, write_parameters
 from fedlearn.privacy.clipping import Vector
 from fedlearn.training import alone
 from fedlearn.training.alone import AloneSums
@@ -21,7 +22,6 @@ from fedlearn.training.stacked import places
 from fedlearn.training.stacked.linear import LinearKernel
 from fedlearn.training.stacked.model import stack
 from fedlearn.training.stacked.places import checked_places, places_of
-from fedlearn.vector import layout_of, read_parameters, write_parameters
 
 C = 0.3
 KINDS = ["start", "equal rows", "equal rows, biases", "long sums", "cancelling halves"]

@@ -9,12 +9,12 @@ from torch import nn
 
 from fedlearn.crypto.keystream import stream_entropy
 from fedlearn.data.dataset import Dataset
-from fedlearn.models import build_model
+from fedlearn.model.builders import build_model
+from fedlearn.model.vector import read_parameters
 from fedlearn.privacy.clipping import Vector
 from fedlearn.training.stacked.box_muller import box_muller
 from fedlearn.training.stacked.check import checked_trainer
 from fedlearn.training.stacked.trainer import StackedTrainer, block_size
-from fedlearn.vector import read_parameters
 
 SETTINGS = {"local_steps": 4, "batch_size": 3, "learning_rate": 0.2}
 

@@ -1,0 +1,1 @@
+"""How a holder becomes a member: invitations, joining, acceptance of the roster."""

@@ -1,0 +1,1 @@
+"""The machine below: durable files, homes, logs, heartbeats, limits of memory, processes."""

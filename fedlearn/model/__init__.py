@@ -1,0 +1,1 @@
+"""Models as vectors: builders, layout, and the vector of their parameters."""

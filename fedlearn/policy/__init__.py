@@ -1,0 +1,1 @@
+"""What may be asked of a holder: the policy of a run, the holder's own, and the roster."""

@@ -1,0 +1,34 @@
+"""What both sides derive alike for secure aggregation, from the configuration, the plan and the roster."""
+
+import hashlib
+
+from fedlearn.config.run_config import RunConfig
+from fedlearn.model.layout import Layout
+from fedlearn.privacy.calibration import Plan
+from fedlearn.privacy.mechanisms import MECHANISMS
+from fedlearn.secagg.transcript import Terms
+
+__all__ = ["terms_of"]
+
+
+def terms_of(config: RunConfig, plan: Plan, layout: Layout, roster_hash: bytes) -> Terms:
+    """Every field of the context but session, round, attempt and model hash (docs/protocol.md)."""
+    sampling = config.sampling_probability if MECHANISMS[plan.mode].samples_records else 1
+    return Terms(
+        config_hash=hashlib.sha256(config.to_bytes()).digest(),
+        roster_hash=roster_hash,
+        layout_hash=hashlib.sha256(layout.to_bytes()).digest(),
+        privacy_mode=MECHANISMS[plan.mode].code,
+        planned_cohort=plan.planned_cohort,
+        threshold=plan.threshold,
+        min_survivors=plan.min_survivors,
+        max_colluders=plan.max_colluders or 0,
+        dimension=plan.dimension,
+        scale_bits=plan.scale_bits,
+        sensitivity=plan.sensitivity,
+        clip_bound=plan.clip_bound,
+        noise_std=plan.noise_std,
+        sampling_numerator=sampling.numerator,
+        sampling_denominator=sampling.denominator,
+        stage_seconds=config.secure_aggregation.stage_seconds,
+    )
