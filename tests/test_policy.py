@@ -10,7 +10,7 @@ from holder_files import FOUR, client_id, key, small_roster, write_policy
 from fedlearn.coordinator.pooled_data import load_simulated_data
 from fedlearn.data.stored import fingerprint_of_name
 from fedlearn.errors import RefusedError
-from fedlearn.holder.context import Holder, Premises
+from fedlearn.holder.context import Holder, HolderContext
 from fedlearn.holder.frames import REFUSAL, Frame
 from fedlearn.holder.masked_agent import MaskedAgent
 from fedlearn.holder.positions import Positions
@@ -21,7 +21,7 @@ from fedlearn.policy.holder_policy import HolderPolicy
 from fedlearn.policy.run_policy import Policy
 from fedlearn.privacy.guarantee import PrivacyUnit
 from fedlearn.round.agreement import plan_for
-from fedlearn.round.context_fields import terms_of
+from fedlearn.round.context_fields import context_fields_of
 from fedlearn.secagg.aggregator import Aggregator
 from fedlearn.secagg.stages import Member
 from fedlearn.secagg.transcript import Context, Position
@@ -130,7 +130,7 @@ class Asked:
     def __init__(self, folder, config, changes=None):
         self.config, self.roster, self.built = config, small_roster(), []
         data = load_simulated_data(config)
-        premises = Premises(
+        context = HolderContext(
             policy=HolderPolicy.load(write_policy(folder, changes)).for_dataset("digits"),
             ledger=Ledger(folder / "ledger.db"),
             positions=Positions(folder / "ledger.db"),
@@ -138,11 +138,11 @@ class Asked:
             population_size=4,
             device="cpu",
         )
-        premises.ledger.open_dataset(
+        context.ledger.open_dataset(
             "digits", privacy_unit=PrivacyUnit.RECORD, max_epsilon=3.0, max_delta=1e-5, order=None
         )
         holder = Holder(client_id(0), "digits", lambda: data.train, fingerprint=partial(fingerprint_of_name, "digits"))
-        self.agent = MaskedAgent(holder, Member(client_id(0), key(0), self.roster.keys), self.roster, premises)
+        self.agent = MaskedAgent(holder, Member(client_id(0), key(0), self.roster.keys), self.roster, context)
         model = data.build_model(config)
         self.layout = layout_of(model)
         self.model = write_model(read_parameters(model), self.layout)
@@ -151,9 +151,9 @@ class Asked:
     def advertise(self, attempt=0, config=None):
         """Whether stage 0 is answered with keys."""
         config = config or self.config
-        terms = terms_of(config, self.plan, self.layout, self.roster.sha256)
+        fields = context_fields_of(config, self.plan, self.layout, self.roster.sha256)
         position = Position(bytes.fromhex(SESSION), 1, attempt)
-        context = Context(position, hashlib.sha256(self.model).digest(), terms)
+        context = Context(position, hashlib.sha256(self.model).digest(), fields)
         asked = [entry.client_id for entry in self.roster.members]
         aggregator = Aggregator(context, config.to_bytes(), model=self.model, roster=self.roster.keys, asked=asked)
         body = aggregator.requests()[client_id(0)].to_bytes()

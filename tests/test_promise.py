@@ -8,7 +8,7 @@ import pytest
 import fedlearn
 from fedlearn.coordinator import rounds
 from fedlearn.coordinator.rounds import new_progress
-from fedlearn.coordinator.server_noise_booking import Promise
+from fedlearn.coordinator.server_noise_booking import ServerNoiseBooking
 from fedlearn.errors import BudgetExceededError, RefusedError, RunFailedError
 from fedlearn.ledger import COORDINATOR, Ledger
 from fedlearn.round.aggregation import noised_sum
@@ -125,9 +125,9 @@ def test_noise_is_drawn_once_also_if_the_process_dies_before_the_sum_is_used(cen
 
 def test_no_run_makes_more_noised_sums_than_its_plan_has_attempts(central, tmp_path):
     progress = new_progress(central)
-    with Promise.of_run(RunFolder(tmp_path), central, fedlearn.plan(central)) as promise:
+    with ServerNoiseBooking.of_run(RunFolder(tmp_path), central, fedlearn.plan(central)) as server_noise:
         for attempt in range(4):
-            promise.make(replace(progress, attempt=attempt))
-            promise.keep()
+            server_noise.make(replace(progress, attempt=attempt))
+            server_noise.keep()
         with pytest.raises((BudgetExceededError, RefusedError)):
-            promise.make(replace(progress, attempt=4))
+            server_noise.make(replace(progress, attempt=4))

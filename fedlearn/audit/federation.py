@@ -19,7 +19,7 @@ from fedlearn.audit.setting import Changes, changed, unclipped_rate
 from fedlearn.config.run_config import RunConfig
 from fedlearn.coordinator.pooled_data import SimulatedData, partition_of
 from fedlearn.coordinator.rounds import Coordinator, new_progress, run_rounds
-from fedlearn.coordinator.server_noise_booking import Promise
+from fedlearn.coordinator.server_noise_booking import ServerNoiseBooking
 from fedlearn.data.dataset import Dataset
 from fedlearn.flower.messenger import Messenger
 from fedlearn.model.vector import layout_of
@@ -89,14 +89,14 @@ class Federation:
                 started = new_progress(config)
                 if grid.sums_at is None:
                     messenger.identify(self.data.population_size, started)
-                with Promise.of_run(held, config, plan) as promise:
+                with ServerNoiseBooking.of_run(held, config, plan) as server_noise:
                     coordinator = Coordinator(
                         config=config,
                         plan=plan,
                         layout=layout_of(self.data.build_model(config)),
                         population_size=self.data.population_size,
                         roster=roster,
-                        promise=promise,
+                        server_noise=server_noise,
                         folder=held,
                         ask=messenger.ask,
                         sums_at=grid.sums_at,

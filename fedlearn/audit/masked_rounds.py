@@ -15,7 +15,7 @@ from fedlearn.model.layout import write_model
 from fedlearn.policy.roster import Roster, RosterEntry
 from fedlearn.privacy.quantization import Lanes
 from fedlearn.round.agreement import Agreement
-from fedlearn.round.context_fields import terms_of
+from fedlearn.round.context_fields import context_fields_of
 from fedlearn.secagg.messages import STAGE_NAMES, Stage
 from fedlearn.secagg.participant import Participant
 from fedlearn.secagg.stages import Member
@@ -43,7 +43,7 @@ class MaskedRounds:
         )
         coordinator = RosterEntry("coordinator", "", b"\xff" * 16, SigningKey(os.urandom(32)).public)
         self._roster = Roster.of(coordinator, members)
-        self._terms = terms_of(config, agreement.plan, agreement.layout, self._roster.sha256)
+        self._fields = context_fields_of(config, agreement.plan, agreement.layout, self._roster.sha256)
         self._session, self._round = os.urandom(16), 0
         self._sent: dict[int, bytes] = {}
         self._participants = [
@@ -83,7 +83,7 @@ class MaskedRounds:
             ask=ask,
             before_vectors=lambda: None,
         )
-        return masked_attempt(attempt, terms=self._terms, roster=self._roster, position=position).lanes
+        return masked_attempt(attempt, fields=self._fields, roster=self._roster, position=position).lanes
 
     def sent_by(self, member: int) -> Lanes:
         """The masked vector (d,) that a member sent last, as the network sees it."""
@@ -98,7 +98,7 @@ class MaskedRounds:
             member,
             self._session,
             entropy=stream_entropy(),
-            agree=lambda _: self._terms,
+            agree=lambda _: self._fields,
             advance=lambda _, __: None,
             on_refusal=refused,
         )

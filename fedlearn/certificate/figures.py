@@ -146,7 +146,7 @@ def _entry(
     request: Request, guarantee: Guarantee, event: Event, of_release: Releases, *, releases: int, estimated: bool
 ) -> dict[str, Any]:
     ceiling = request.target_epsilon or 0.0
-    lone, unsampled = of_release.lone_event, event.sampling_probability == 1
+    lone, unsampled = of_release.event_of_single_vector, event.sampling_probability == 1
     counted = recounted(guarantee, event, lone, releases=releases, ceiling=ceiling, estimated=estimated)
     planned = recounted(guarantee, event, None, releases=most_releases(request), ceiling=ceiling, estimated=False)
     told = counted.as_dict()

@@ -13,7 +13,7 @@ from fedlearn.policy.roster import Roster
 from fedlearn.privacy.quantization import Lanes
 from fedlearn.secagg.aggregator import Aggregator, AttemptFailedError
 from fedlearn.secagg.messages import REFUSAL, STAGE_NAMES, Stage
-from fedlearn.secagg.transcript import Context, Position, Terms
+from fedlearn.secagg.transcript import Context, ContextFields, Position
 
 __all__ = [
     "Ask",
@@ -118,7 +118,7 @@ def _sum_of_replies(attempt: Attempt, members: Sequence[int], refused: set[int])
     return Summed(total, len(vectors), transcript=None)
 
 
-def masked_attempt(attempt: Attempt, *, terms: Terms, roster: Roster, position: Position) -> Summed:
+def masked_attempt(attempt: Attempt, *, fields: ContextFields, roster: Roster, position: Position) -> Summed:
     """The five stages of secure aggregation: the coordinator learns the sum and who is in it.
 
     Raises:
@@ -126,7 +126,7 @@ def masked_attempt(attempt: Attempt, *, terms: Terms, roster: Roster, position: 
     """
     ids = [entry.client_id for entry in roster.members]
     members = {client_id: member for member, client_id in enumerate(ids)}
-    context = Context(position, hashlib.sha256(attempt.model).digest(), terms)
+    context = Context(position, hashlib.sha256(attempt.model).digest(), fields)
     aggregator = Aggregator(
         context,
         attempt.config,

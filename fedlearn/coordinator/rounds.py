@@ -25,7 +25,7 @@ from fedlearn.coordinator.attempts import (
     masked_attempt,
     plain_attempt,
 )
-from fedlearn.coordinator.server_noise_booking import Promise
+from fedlearn.coordinator.server_noise_booking import ServerNoiseBooking
 from fedlearn.crypto.keystream import stream_entropy
 from fedlearn.data.dataset import Dataset
 from fedlearn.errors import RunFailedError
@@ -38,7 +38,7 @@ from fedlearn.privacy.quantization import Lanes
 from fedlearn.privacy.release import participations
 from fedlearn.privacy.sampling import poisson_sample
 from fedlearn.round.aggregation import finish_round, noised_sum, refuse_unless_finite
-from fedlearn.round.context_fields import terms_of
+from fedlearn.round.context_fields import context_fields_of
 from fedlearn.run.checkpoint import Progress, RunFolder
 from fedlearn.secagg.transcript import Position
 
@@ -135,7 +135,7 @@ class Coordinator:
     layout: Layout
     population_size: int
     roster: Roster | None  # None: masking is off
-    promise: Promise | None  # None: the server adds no noise
+    server_noise: ServerNoiseBooking | None  # None: the server adds no noise
     folder: RunFolder
     ask: Ask
     sums_at: Callable[[Progress], CohortSums] | None  # None: clients are asked one by one
@@ -201,8 +201,8 @@ def _attempt(coordinator: Coordinator, cohort: Sequence[int]) -> Summed:
 
     def before_vectors() -> None:
         coordinator.save(replace(progress, asking=True, attempts_asked=progress.attempts_asked + 1))
-        if coordinator.promise:
-            coordinator.promise.make(progress)
+        if coordinator.server_noise:
+            coordinator.server_noise.make(progress)
 
     attempt = Attempt(
         cohort=cohort,
@@ -216,9 +216,9 @@ def _attempt(coordinator: Coordinator, cohort: Sequence[int]) -> Summed:
     )
     if coordinator.roster is None:
         return plain_attempt(attempt)
-    terms = terms_of(config, coordinator.plan, coordinator.layout, coordinator.roster.sha256)
+    fields = context_fields_of(config, coordinator.plan, coordinator.layout, coordinator.roster.sha256)
     position = Position(bytes.fromhex(progress.session), progress.round + 1, progress.attempt)
-    return masked_attempt(attempt, terms=terms, roster=coordinator.roster, position=position)
+    return masked_attempt(attempt, fields=fields, roster=coordinator.roster, position=position)
 
 
 def _least_survivors(config: RunConfig) -> int:
@@ -234,12 +234,12 @@ def _add_noise(coordinator: Coordinator, summed: Summed, *, asked: int) -> Lanes
         plan=coordinator.plan,
         entropy=stream_entropy(os.urandom),
     )
-    if coordinator.promise:
+    if coordinator.server_noise:
         progress = replace(
             coordinator.progress, asked=asked, survivors=summed.survivors, transcript=_hex(summed.transcript)
         )
         coordinator.save(progress, noised)
-        coordinator.promise.keep()
+        coordinator.server_noise.keep()
     return noised
 
 
@@ -308,8 +308,8 @@ def _give_up_attempt(coordinator: Coordinator, *, asked: int, in_vain: int, erro
     """
     progress = coordinator.progress
     if progress.asking:
-        if coordinator.promise:
-            coordinator.promise.withdraw()
+        if coordinator.server_noise:
+            coordinator.server_noise.withdraw()
         _book(coordinator, asked=asked)
         _use_spare_round(coordinator, error)
         return

@@ -15,11 +15,11 @@ from fedlearn.privacy.calibration import Plan
 from fedlearn.privacy.mechanisms import MECHANISMS
 from fedlearn.run.checkpoint import Progress, RunFolder
 
-__all__ = ["Promise"]
+__all__ = ["ServerNoiseBooking"]
 
 
 @dataclass(slots=True)
-class Promise:
+class ServerNoiseBooking:
     """The coordinator's account of one run. At most one sum is promised and not yet kept.
 
     Guarantees:
@@ -34,7 +34,7 @@ class Promise:
 
     @classmethod
     @contextmanager
-    def of_run(cls, folder: RunFolder, config: RunConfig, plan: Plan) -> Iterator["Promise | None"]:
+    def of_run(cls, folder: RunFolder, config: RunConfig, plan: Plan) -> Iterator["ServerNoiseBooking | None"]:
         """The account of the run in `folder`, open as long as the context is; None where the server adds no noise.
 
         Raises:
@@ -64,7 +64,7 @@ class Promise:
             yield cls(ledger, plan.ledger_event.to_bytes(), plan.attempts)
 
     def make(self, progress: Progress) -> None:
-        """Promise the noise of this attempt's sum.
+        """ServerNoiseBooking the noise of this attempt's sum.
 
         Raises:
             RefusedError: the run has made all the sums that it may make, or the ledger cannot be written.

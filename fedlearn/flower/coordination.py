@@ -8,7 +8,7 @@ from fedlearn.coordinator.attesting import collect_attestations
 from fedlearn.coordinator.pooled_data import load_simulated_data
 from fedlearn.coordinator.public_data import PublicData
 from fedlearn.coordinator.rounds import Coordinator, OnRound, RunData, new_progress, run_rounds
-from fedlearn.coordinator.server_noise_booking import Promise
+from fedlearn.coordinator.server_noise_booking import ServerNoiseBooking
 from fedlearn.flower.in_process_grid import InProcessGrid
 from fedlearn.flower.messenger import Messenger
 from fedlearn.flower.strategies import StrategyOptimizer
@@ -68,14 +68,14 @@ def coordinate(
         measured = evaluate(model, current, data.test, device=device)
         return measured.accuracy, measured.loss
 
-    with Promise.of_run(folder, config, plan) as promise:
+    with ServerNoiseBooking.of_run(folder, config, plan) as server_noise:
         coordinator = Coordinator(
             config=config,
             plan=plan,
             layout=layout,
             population_size=data.population_size,
             roster=roster,
-            promise=promise,
+            server_noise=server_noise,
             folder=folder,
             ask=messenger.ask,
             sums_at=sums_at,

@@ -22,7 +22,7 @@ from fedlearn.crypto.keystream import Entropy, stream_entropy
 from fedlearn.data.dataset import Dataset
 from fedlearn.errors import FedlearnError, ProtocolError
 from fedlearn.holder.frames import REFUSAL, Frame
-from fedlearn.holder.pending_replies import Contributed, Turn, answer_all, contributed
+from fedlearn.holder.pending_replies import Contributed, PendingReply, answer_all, contributed
 from fedlearn.holder.positions import Positions
 from fedlearn.ledger import Ledger
 from fedlearn.policy.run_policy import Policy
@@ -33,7 +33,7 @@ from fedlearn.round.agreement import Agreement, agree
 from fedlearn.round.contribution import Contributor
 from fedlearn.training.local import OnFailure, StepNoise
 
-__all__ = ["Agent", "Holder", "Premises", "handle_many"]
+__all__ = ["Agent", "Holder", "HolderContext", "handle_many"]
 
 _log = logging.getLogger(__name__)
 
@@ -41,7 +41,7 @@ KeepModel = Callable[[str, Vector, Agreement], None]
 
 
 @dataclass(slots=True)
-class Premises:
+class HolderContext:
     """What the agents of one process share: policy, ledger, a warm model and the entropy of the operating system.
 
     In a deployment it serves one holder; in a simulation, all of them.
@@ -147,7 +147,7 @@ class Agent:
     """One data holder whose vectors leave in the clear: a simulation with `masking = false`, and nothing else."""
 
     holder: Holder
-    premises: Premises = field(repr=False)
+    context: HolderContext = field(repr=False)
     _position: tuple[str, int, int] | None = None
     _agreement: Agreement | None = field(default=None, repr=False)
     _config_of_session: dict[str, bytes] = field(default_factory=dict, repr=False)
@@ -187,11 +187,11 @@ class Agent:
         digest = hashlib.sha256(frame.body).digest()
         if self._config_of_session.setdefault(frame.session, digest) != digest:
             raise ProtocolError("the configuration changed within a session")
-        agreement = self.premises.agreement(frame.body)
+        agreement = self.context.agreement(frame.body)
         self._position, self._agreement, self._answered = position, agreement, {}
         return self.holder.client_id
 
-    def turn(self, frame: Frame, digest: bytes) -> Turn:
+    def turn(self, frame: Frame, digest: bytes) -> PendingReply:
         """This agent's turn to contribute.
 
         Raises:
@@ -208,19 +208,19 @@ class Agent:
             self.holder.log_refusal(error)
             return REFUSAL
 
-        return Turn(
+        return PendingReply(
             dataset_id=self.holder.dataset_id,
             position=position,
             contributor=self.holder.contributor(self._agreement, frame.round),
             fingerprint=self.holder.fingerprint,
             agreement=self._agreement,
-            ledger=self.premises.ledger,
-            entropy=self.premises.entropy,
+            ledger=self.context.ledger,
+            entropy=self.context.entropy,
             model=frame.body,
             model_hash=digest,
             finish=finish,
             refuse=refuse,
-            contributed=self.premises.contributed,
+            contributed=self.context.contributed,
         )
 
     def remember(self, frame: Frame, digest: bytes, reply: bytes) -> bytes:
@@ -235,7 +235,7 @@ def handle_many(agents: Sequence[Agent], stage: str, requests: Sequence[bytes]) 
     return answer_all(answers)
 
 
-def _answer(agent: Agent, stage: str, data: bytes) -> bytes | Turn:
+def _answer(agent: Agent, stage: str, data: bytes) -> bytes | PendingReply:
     """The reply, or for a vector not yet made the turn to make it."""
     try:
         frame = Frame.of_stage(stage, data)

@@ -28,7 +28,7 @@ from fedlearn.crypto.key_files import read_signing_key
 from fedlearn.crypto.signatures import SigningKey
 from fedlearn.data.dataset import Dataset
 from fedlearn.errors import ConfigError, FedlearnError, ProtocolError, RefusedError
-from fedlearn.holder.context import Holder, Premises
+from fedlearn.holder.context import Holder, HolderContext
 from fedlearn.holder.frames import MAX_FRAME_BYTES, REFUSAL, Frame
 from fedlearn.holder.last_run import WorkWatch, keep_unusable
 from fedlearn.holder.masked_agent import MaskedAgent, seal
@@ -201,7 +201,7 @@ class DeployedAgent:
         watch = WorkWatch(self._policy.path.parent, dataset_id, session)
         records = self._reader(source, config, dataset_id, watch)
         holder = Holder(self._policy.client_id, dataset_id, records, fingerprint=source.fingerprint)
-        premises = Premises(
+        context = HolderContext(
             policy=limits,
             ledger=self._ledger,
             positions=self._positions,
@@ -212,7 +212,7 @@ class DeployedAgent:
             same_user=self._same_user,
             on_failure=watch.failed,
         )
-        return MaskedAgent(holder, self._member, self._roster, premises)
+        return MaskedAgent(holder, self._member, self._roster, context)
 
     def _reader(self, source: Source, config: RunConfig, dataset_id: str, watch: WorkWatch) -> Callable[[], Dataset]:
         """Reads the records; once a session the holder, and nobody else, is told which rows are none."""

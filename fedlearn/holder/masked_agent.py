@@ -7,18 +7,18 @@ from dataclasses import dataclass, field
 
 from fedlearn.certificate.attestation import ATTEST, Attestation, Attested
 from fedlearn.errors import FedlearnError, ProtocolError
-from fedlearn.holder.context import Holder, Premises
+from fedlearn.holder.context import Holder, HolderContext
 from fedlearn.holder.frames import REFUSAL, Frame
-from fedlearn.holder.pending_replies import Turn, answer_all
+from fedlearn.holder.pending_replies import PendingReply, answer_all
 from fedlearn.ledger import SessionState
 from fedlearn.model.layout import read_model
 from fedlearn.policy.roster import Roster
 from fedlearn.round.agreement import Agreement
-from fedlearn.round.context_fields import terms_of
+from fedlearn.round.context_fields import context_fields_of
 from fedlearn.secagg.messages import IDENTIFY, STAGE_NAMES, Envelope, Stage
 from fedlearn.secagg.participant import Participant
 from fedlearn.secagg.stages import Member
-from fedlearn.secagg.transcript import Position, Terms
+from fedlearn.secagg.transcript import ContextFields, Position
 
 __all__ = ["MaskedAgent", "handle_many_masked", "position_of", "seal"]
 
@@ -45,7 +45,7 @@ class MaskedAgent:
     holder: Holder
     member: Member
     roster: Roster
-    premises: Premises = field(repr=False)
+    context: HolderContext = field(repr=False)
     _sessions: dict[str, _Session] = field(default_factory=dict, repr=False)
 
     def handle(self, stage: str, request: bytes) -> bytes:
@@ -74,7 +74,7 @@ class MaskedAgent:
                 Participant(
                     self.member,
                     bytes.fromhex(name),
-                    entropy=self.premises.key_entropy,
+                    entropy=self.context.key_entropy,
                     agree=lambda config: self._agree(session, name, config),
                     advance=lambda number, attempt: self._advance(session, name, number, attempt),
                     on_refusal=lambda _, error: self.holder.log_refusal(error),
@@ -87,7 +87,7 @@ class MaskedAgent:
         while self._sessions:
             self._sessions.popitem()[1].participant.forget()
 
-    def turn(self, frame: Frame) -> bytes | Turn:
+    def turn(self, frame: Frame) -> bytes | PendingReply:
         """The reply to stage "masked", or the turn to make it."""
         session = self.session(frame.session, begin=False)
         participant = session.participant
@@ -96,20 +96,20 @@ class MaskedAgent:
             return work
         if session.agreement is None:
             raise AssertionError("stage 0 was answered")
-        return Turn(
+        return PendingReply(
             dataset_id=self.holder.dataset_id,
             position=(frame.session, frame.round, frame.attempt),
             contributor=self.holder.contributor(session.agreement, frame.round),
             fingerprint=self.holder.fingerprint,
             agreement=session.agreement,
-            ledger=self.premises.ledger,
-            entropy=self.premises.entropy,
+            ledger=self.context.ledger,
+            entropy=self.context.entropy,
             model=work.model,
             model_hash=work.model_hash,
             finish=lambda lanes: participant.finish_masked(work, lanes),
             refuse=lambda error: participant.give_up(work, error),
             stopped=lambda: work.stopped,
-            contributed=self.premises.contributed,
+            contributed=self.context.contributed,
         )
 
     def attest(self, frame: Frame) -> bytes:
@@ -122,20 +122,20 @@ class MaskedAgent:
         Raises:
             FedlearnError: the session never began, another model was attested, or it does not fit the run's.
         """
-        config = self.premises.positions.configuration(frame.session)
+        config = self.context.positions.configuration(frame.session)
         if config is None:
             raise ProtocolError("an attestation for a session that never began, or released nothing and is long ago")
         session = self.session(frame.session, begin=True)
         digest = hashlib.sha256(frame.body).digest()
         with session.attesting:
-            agreement = session.agreement or self.premises.agreement(config)
+            agreement = session.agreement or self.context.agreement(config)
             weights = read_model(frame.body, agreement.layout)
             # Before what was booked is read: no attempt begins any more.
-            self.premises.positions.attest(self.holder.dataset_id, frame.session, digest)
+            self.context.positions.attest(self.holder.dataset_id, frame.session, digest)
             session.participant.forget()
-            state = self.premises.ledger.session(frame.session, self.holder.dataset_id)
+            state = self.context.ledger.session(frame.session, self.holder.dataset_id)
             if state.releases:
-                self.premises.keep_model(frame.session, weights, agreement)
+                self.context.keep_model(frame.session, weights, agreement)
             return self._attestation(frame.session, config, digest, state)
 
     def _attestation(self, session: str, config: bytes, model_hash: bytes, state: SessionState) -> bytes:
@@ -154,21 +154,21 @@ class MaskedAgent:
             client_id=self.holder.client_id,
             dataset_id=self.holder.dataset_id,
             entries=state.entries,
-            unconfirmed=self.premises.policy.unconfirmed,
-            unconfirmed_members=self.premises.policy.unconfirmed_members,
-            same_user=self.premises.same_user,
+            unconfirmed=self.context.policy.unconfirmed,
+            unconfirmed_members=self.context.policy.unconfirmed_members,
+            same_user=self.context.same_user,
         ).to_reply()
 
-    def _agree(self, session: _Session, name: str, config: bytes) -> Terms:
+    def _agree(self, session: _Session, name: str, config: bytes) -> ContextFields:
         """What the live attempt rests on stays: another configuration than the pinned one is refused before."""
-        self.premises.positions.check_configuration(name, config)
-        agreement = self.premises.agreement(config)
+        self.context.positions.check_configuration(name, config)
+        agreement = self.context.agreement(config)
         session.config, session.agreement = config, agreement
-        return terms_of(agreement.config, agreement.plan, agreement.layout, self.roster.sha256)
+        return context_fields_of(agreement.config, agreement.plan, agreement.layout, self.roster.sha256)
 
     def _advance(self, session: _Session, name: str, round_number: int, attempt: int) -> None:
-        self.premises.policy.check_attempt(attempt)
-        self.premises.positions.advance(self.holder.dataset_id, name, round_number, attempt, session.config)
+        self.context.policy.check_attempt(attempt)
+        self.context.positions.advance(self.holder.dataset_id, name, round_number, attempt, session.config)
 
 
 def position_of(frame: Frame) -> Position:
@@ -188,7 +188,7 @@ def handle_many_masked(agents: Sequence[MaskedAgent], stage: str, requests: Sequ
     return answer_all(answers)
 
 
-def _answer(agent: MaskedAgent, stage: str, data: bytes) -> bytes | Turn:
+def _answer(agent: MaskedAgent, stage: str, data: bytes) -> bytes | PendingReply:
     try:
         frame = Frame.of_stage(stage, data)
         position = position_of(frame)

@@ -15,7 +15,7 @@ from fedlearn.privacy.quantization import Lanes
 from fedlearn.round.agreement import Agreement
 from fedlearn.round.contribution import Contributor, contribute
 
-__all__ = ["Contributed", "Turn", "answer_all", "contributed"]
+__all__ = ["Contributed", "PendingReply", "answer_all", "contributed"]
 
 # Rows of a cohort are computed in chunks, so that the float64 vectors of one chunk stay below 128 MiB.
 _CHUNK_ENTRIES = 1 << 24
@@ -42,7 +42,7 @@ def contributed(agreement: Agreement, weights: Vector, clients: Sequence[Contrib
 
 
 @dataclass(slots=True)
-class Turn:
+class PendingReply:
     """One client's turn to contribute. Exactly one of `finish` and `refuse` is called; `reply` is what it gave.
 
     All turns that are taken together have one ledger, one entropy and one way to contribute: those of their process.
@@ -66,23 +66,23 @@ class Turn:
     reservation: int | None = None
 
 
-def answer_all(answers: Sequence[bytes | Turn]) -> list[bytes]:
+def answer_all(answers: Sequence[bytes | PendingReply]) -> list[bytes]:
     """The replies of several agents of one process, in order: those given, and those whose turn it is to be made."""
-    turns = [answer for answer in answers if isinstance(answer, Turn)]
+    turns = [answer for answer in answers if isinstance(answer, PendingReply)]
     if turns:
         with _working:
             take_turns(turns, ledger=turns[0].ledger, entropy=turns[0].entropy)
-    return [(answer.reply or REFUSAL) if isinstance(answer, Turn) else answer for answer in answers]
+    return [(answer.reply or REFUSAL) if isinstance(answer, PendingReply) else answer for answer in answers]
 
 
-def take_turns(turns: Sequence[Turn], *, ledger: Ledger, entropy: Entropy) -> None:
+def take_turns(turns: Sequence[PendingReply], *, ledger: Ledger, entropy: Entropy) -> None:
     """Answer all turns. Reservations and releases are one transaction each; clip, truncation and noise are per client.
 
     Guarantees:
         no record is read for a turn whose release the ledger refuses, and no row of it stays behind;
         no byte of a vector is made into a reply before its release is on disk.
     """
-    groups: dict[tuple[int, bytes], list[Turn]] = {}
+    groups: dict[tuple[int, bytes], list[PendingReply]] = {}
     for turn in turns:
         groups.setdefault((id(turn.agreement), turn.model_hash), []).append(turn)
     for group in groups.values():
@@ -93,7 +93,7 @@ def take_turns(turns: Sequence[Turn], *, ledger: Ledger, entropy: Entropy) -> No
             _contribute(reserved[first : first + size], ledger=ledger, entropy=entropy)
 
 
-def _reserve(group: Sequence[Turn], ledger: Ledger) -> Sequence[Turn]:
+def _reserve(group: Sequence[PendingReply], ledger: Ledger) -> Sequence[PendingReply]:
     """Reserve the release of each turn; whoever's budget refuses is answered with a refusal and left out."""
     if group[0].agreement.plan.ledger_event is None:
         return group
@@ -114,7 +114,7 @@ def _reserve(group: Sequence[Turn], ledger: Ledger) -> Sequence[Turn]:
     return reserved
 
 
-def _reservation(turn: Turn) -> Reservation:
+def _reservation(turn: PendingReply) -> Reservation:
     event = turn.agreement.plan.ledger_event
     assert event is not None
     session, round_number, attempt = turn.position
@@ -128,7 +128,7 @@ def _reservation(turn: Turn) -> Reservation:
     )
 
 
-def _contribute(chunk: Sequence[Turn], *, ledger: Ledger, entropy: Entropy) -> None:
+def _contribute(chunk: Sequence[PendingReply], *, ledger: Ledger, entropy: Entropy) -> None:
     """One chunk of turns whose releases are reserved; whatever goes wrong, each turn ends with a reply."""
     try:
         weights = read_model(bytes(chunk[0].model), chunk[0].agreement.layout)
@@ -164,7 +164,7 @@ class _Witness:
         return records
 
 
-def _release(weights: Vector, chunk: Sequence[Turn], *, ledger: Ledger, entropy: Entropy) -> Lanes:
+def _release(weights: Vector, chunk: Sequence[PendingReply], *, ledger: Ledger, entropy: Entropy) -> Lanes:
     """The noised vectors of a chunk, released, each with the fingerprint of its records where its holder keeps them.
 
     Records that are known under another id are refused here, after the reservation, which stays spent. Elsewhere a
@@ -189,10 +189,10 @@ def _release(weights: Vector, chunk: Sequence[Turn], *, ledger: Ledger, entropy:
     return lanes
 
 
-def _reservations(turns: Sequence[Turn]) -> list[int]:
+def _reservations(turns: Sequence[PendingReply]) -> list[int]:
     return [turn.reservation for turn in turns if turn.reservation is not None]
 
 
-def _refuse(turns: Sequence[Turn], error: FedlearnError) -> None:
+def _refuse(turns: Sequence[PendingReply], error: FedlearnError) -> None:
     for turn in turns:
         turn.reply = turn.refuse(error)

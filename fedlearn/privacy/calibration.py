@@ -121,7 +121,7 @@ def guarantees_after(plan: Plan, releases: int) -> tuple[Guarantee, ...]:
     assert plan.target_epsilon is not None
     stated = [(plan.guarantee, plan.event), *((further, plan.ledger_event) for further in plan.further_guarantees)]
     return tuple(
-        recounted(guarantee, event, plan.lone_event, releases=releases, ceiling=plan.target_epsilon)
+        recounted(guarantee, event, plan.event_of_single_vector, releases=releases, ceiling=plan.target_epsilon)
         for guarantee, event in stated
     )
 
@@ -271,7 +271,7 @@ def _without_guarantees(request: Request, mechanism: Mechanism, thousandths: int
         target_epsilon=request.target_epsilon if mechanism.private else None,
         event=None,
         ledger_event=None,
-        lone_event=None,
+        event_of_single_vector=None,
         ledger_order=None,
         guarantee=None,
         further_guarantees=(),
@@ -322,7 +322,7 @@ def _with_events(planned: Plan, request: Request, noise: int) -> Plan:
         planned,
         event=of_release.event,
         ledger_event=of_release.ledger_event,
-        lone_event=of_release.lone_event,
+        event_of_single_vector=of_release.event_of_single_vector,
         ledger_order=best_order(
             [(of_release.ledger_event, planned.releases)], delta=request.delta, epsilon_ceiling=request.target_epsilon
         ),

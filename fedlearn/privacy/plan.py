@@ -41,7 +41,7 @@ class Plan:
     target_epsilon: float | None
     event: Event | None  # one release as the guarantee counts it; for a Poisson cohort, one attempt
     ledger_event: Event | None  # one release as a client's own ledger counts it; differs for a Poisson cohort only
-    lone_event: Event | None  # one release under one client's share alone: what a server sees if masks fall
+    event_of_single_vector: Event | None  # one release under one client's share alone: what a server sees if masks fall
     ledger_order: float | None  # the Renyi order at which A of `ledger_event` cost least
     guarantee: Guarantee | None  # the one that target_epsilon is for
     further_guarantees: tuple[Guarantee, ...]

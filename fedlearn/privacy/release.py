@@ -36,12 +36,12 @@ class Releases:
     """One release in three views; they differ in what is known of the coins and of the other clients' noise.
 
     `event` is what the first guarantee counts, `ledger_event` what a client's own ledger counts (another one where
-    cohorts are secret coins), `lone_event` a vector seen alone, where the noise of a sum comes in shares.
+    cohorts are secret coins), `event_of_single_vector` a vector seen alone, where the noise of a sum comes in shares.
     """
 
     event: Event
     ledger_event: Event
-    lone_event: Event | None
+    event_of_single_vector: Event | None
 
 
 def shares_of(request: Request) -> int:
@@ -99,7 +99,7 @@ def releases_of(request: Request, noise_std: int) -> Releases:
     return Releases(
         event=booked,
         ledger_event=unsampled if request.cohorts == "poisson" else booked,
-        lone_event=event(1) if _mechanism(request).shares_noise else None,
+        event_of_single_vector=event(1) if _mechanism(request).shares_noise else None,
     )
 
 

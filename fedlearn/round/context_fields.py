@@ -6,15 +6,15 @@ from fedlearn.config.run_config import RunConfig
 from fedlearn.model.layout import Layout
 from fedlearn.privacy.calibration import Plan
 from fedlearn.privacy.mechanisms import MECHANISMS
-from fedlearn.secagg.transcript import Terms
+from fedlearn.secagg.transcript import ContextFields
 
-__all__ = ["terms_of"]
+__all__ = ["context_fields_of"]
 
 
-def terms_of(config: RunConfig, plan: Plan, layout: Layout, roster_hash: bytes) -> Terms:
+def context_fields_of(config: RunConfig, plan: Plan, layout: Layout, roster_hash: bytes) -> ContextFields:
     """Every field of the context but session, round, attempt and model hash (docs/protocol.md)."""
     sampling = config.sampling_probability if MECHANISMS[plan.mode].samples_records else 1
-    return Terms(
+    return ContextFields(
         config_hash=hashlib.sha256(config.to_bytes()).digest(),
         roster_hash=roster_hash,
         layout_hash=hashlib.sha256(layout.to_bytes()).digest(),

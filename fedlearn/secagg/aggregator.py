@@ -108,9 +108,9 @@ class Aggregator:
         """`asked` are the members of `roster` in this cohort; `context.model_hash` is the SHA-256 of `model`.
 
         Raises:
-            ProtocolError: the context's terms cannot hold, or more are asked than planned.
+            ProtocolError: the context's fields cannot hold, or more are asked than planned.
         """
-        context.terms.check()
+        context.fields.check()
         self.context, self.roster = context, roster
         self.stage = Stage.ADVERTISE
         self.incidents: list[Incident] = []
@@ -127,7 +127,7 @@ class Aggregator:
         self._shares: dict[bytes, list[int]] = {}  # by holder, one for each member of U2
         self._bitmap = b""
         members = sorted(asked)
-        if len(members) > context.terms.planned_cohort or not set(members) <= set(roster):
+        if len(members) > context.fields.planned_cohort or not set(members) <= set(roster):
             raise ProtocolError("more clients asked than planned, or not of the roster")
         self._ask(dict.fromkeys(members, Request(encode_advertise(context, config))))
 
@@ -191,9 +191,9 @@ class Aggregator:
             AttemptFailedError: fewer than `threshold` replies, a secret that cannot be recovered, or a sum whose check
                 words do not hold.
         """
-        self._require(self._shares, self.context.terms.threshold, "sent their shares")
+        self._require(self._shares, self.context.fields.threshold, "sent their shares")
         points = {client: rank for rank, client in enumerate(self._adverts, start=1) if client in self._shares}
-        recovery = Recovery(points, self.context.terms.threshold)
+        recovery = Recovery(points, self.context.fields.threshold)
         plus, minus = self._mask_seeds(recovery)
         # What clients added is subtracted, and the other way round.
         add_keystreams(self._total, minus, plus, threads=self._threads)
@@ -250,18 +250,18 @@ class Aggregator:
         self._adverts[client_id] = advert
 
     def _ask_for_shares(self) -> None:
-        self._require(self._adverts, self.context.terms.min_survivors, "advertised")
+        self._require(self._adverts, self.context.fields.min_survivors, "advertised")
         self._adverts = dict(sorted(self._adverts.items()))
         body = b"".join(advert.to_bytes() for advert in self._adverts.values())
         self._next(dict.fromkeys(self._adverts, Request(body)))
 
     def _ask_for_vectors(self) -> None:
-        self._require(self._boxes, self.context.terms.min_survivors, "shared")
+        self._require(self._boxes, self.context.fields.min_survivors, "shared")
         self._boxes = dict(sorted(self._boxes.items()))  # its keys are U2
         adverts = (advert.to_bytes() for advert in self._adverts.values())
         bitmap = encode_bitmap(list(self._adverts), self._boxes)
         self._masking_hash = hash_masking(hash_advertised(self._context_hash, adverts), bitmap)
-        self._total = np.zeros(self.context.terms.lanes, dtype=np.uint32)
+        self._total = np.zeros(self.context.fields.lanes, dtype=np.uint32)
         requests, digests = {}, {}
         for receiver in self._boxes:
             boxes = encode_entries({s: to[receiver] for s, to in self._boxes.items() if s != receiver})
@@ -270,13 +270,13 @@ class Aggregator:
         self._next(requests, digests)
 
     def _ask_for_signatures(self) -> None:
-        self._require(self._survivors, self.context.terms.min_survivors, "sent a vector")
+        self._require(self._survivors, self.context.fields.min_survivors, "sent a vector")
         self._survivors.sort()
         self._bitmap = encode_bitmap(list(self._adverts), self._survivors)
         self._next(dict.fromkeys(self._survivors, Request(self._bitmap)))
 
     def _ask_for_unmasking(self) -> None:
-        self._require(self._signatures, self.context.terms.threshold, "signed")
+        self._require(self._signatures, self.context.fields.threshold, "signed")
         self._next(dict.fromkeys(sorted(self._signatures), Request(encode_entries(self._signatures))))
 
     def _next(self, requests: Mapping[bytes, Request], digests: Mapping[bytes, bytes] | None = None) -> None:

@@ -36,11 +36,13 @@ from fedlearn.secagg.stages import (
     sign_survivors,
     unmask,
 )
-from fedlearn.secagg.transcript import Position, Terms
+from fedlearn.secagg.transcript import ContextFields, Position
 
 __all__ = ["AttemptBurntError", "MaskingWork", "Participant"]
 
-Agree = Callable[[bytes], Terms]  # canonical RunConfig -> what this client derives from it; raises FedlearnError
+Agree = Callable[
+    [bytes], ContextFields
+]  # canonical RunConfig -> what this client derives from it; raises FedlearnError
 Advance = Callable[[int, int], None]  # makes (round, attempt) durable; raises ProtocolError where it does not grow
 Contribute = Callable[[bytes | memoryview], Lanes]  # model bytes -> (d,) lanes
 State = Advertised | Shared | Opened | Masked | Signed
@@ -246,10 +248,10 @@ class Participant:
         context, config = decode_advertise(body)
         if context.position != envelope.position:
             raise ProtocolError("a context of another attempt than the message")
-        terms = self._agree(config)
-        if context.terms != terms:
+        fields = self._agree(config)
+        if context.fields != fields:
             raise ProtocolError("a context that differs from what this client derives")
-        terms.check()
+        fields.check()
         self._advance(context.position.round, context.position.attempt)
         state, reply = advertise(context, self.member, self._entropy)
         if self._attempt is not None:

@@ -186,11 +186,11 @@ def open_boxes(state: Shared, request: MaskedRequest, member: Member) -> Opened:
         ProtocolError: another model than the context names, U2 below min_survivors or without this client, or boxes
             that are missing, too many, or do not open.
     """
-    terms, own_id = state.context.terms, member.client_id
+    fields, own_id = state.context.fields, member.client_id
     if not equal_in_constant_time(request.model_hash, state.context.model_hash):
         raise ProtocolError("another model than the context names")
     summed = decode_bitmap(request.bitmap, state.members)
-    if own_id not in summed or len(summed) < terms.min_survivors:
+    if own_id not in summed or len(summed) < fields.min_survivors:
         raise ProtocolError(f"a sum of {len(summed)} without this client, or below min_survivors")
     peers = [client for client in summed if client != own_id]
     sealed, opened = decode_boxes(request.boxes, peers), {own_id: state.own_shares}
@@ -209,7 +209,7 @@ def open_boxes(state: Shared, request: MaskedRequest, member: Member) -> Opened:
 
 def mask(state: Opened, lanes: Lanes, *, threads: int = 1) -> tuple[Masked, MaskedVector]:
     """Stage 2: y = x with its check words + the masks. `lanes` is (d,); the result (d + 3,), uniform to the server."""
-    if not (lanes.shape == (state.context.terms.dimension,)):
+    if not (lanes.shape == (state.context.fields.dimension,)):
         raise AssertionError("one lane an entry")
     masked = with_check_words(lanes, state.masking_hash)
     add_keystreams(masked, state.plus, state.minus, threads=threads)
@@ -226,7 +226,7 @@ def sign_survivors(state: Masked, body: bytes, member: Member) -> tuple[Signed, 
     survivors = decode_bitmap(body, state.members)
     if member.client_id not in survivors or not set(survivors) <= set(state.summed):
         raise ProtocolError("survivors that are not in the sum, or this client is not among them")
-    if len(survivors) < state.context.terms.min_survivors:
+    if len(survivors) < state.context.fields.min_survivors:
         raise ProtocolError(f"{len(survivors)} survivors, below min_survivors")
     signature = member.key.sign("u3", state.masking_hash + body)
     return Signed(state, body, survivors, signature), signature
@@ -262,9 +262,9 @@ def check_distinct_keys(adverts: Sequence[Advert]) -> None:
 
 
 def _checked_adverts(state: Advertised, body: bytes, member: Member) -> dict[bytes, Advert]:
-    terms = state.context.terms
-    adverts = {advert.client_id: advert for advert in decode_adverts(body, terms.planned_cohort)}
-    if len(adverts) < terms.min_survivors:
+    fields = state.context.fields
+    adverts = {advert.client_id: advert for advert in decode_adverts(body, fields.planned_cohort)}
+    if len(adverts) < fields.min_survivors:
         raise ProtocolError(f"{len(adverts)} adverts, below min_survivors")
     if adverts.get(member.client_id) != state.advert:
         raise ProtocolError("this client's own advert is missing or altered")
@@ -278,7 +278,7 @@ def _checked_adverts(state: Advertised, body: bytes, member: Member) -> dict[byt
 
 def _dealt_shares(state: Advertised, members: Sequence[bytes], entropy: Entropy) -> dict[bytes, bytes]:
     """{member: share of the mask seed | share of b}, this client's own included."""
-    degree, holders = state.context.terms.threshold - 1, len(members)
+    degree, holders = state.context.fields.threshold - 1, len(members)
     of_mask_seed = split(state.mask_seed, coefficients=draw_coefficients(degree, entropy), holders=holders)
     of_self_mask = split(state.self_mask_seed, coefficients=draw_coefficients(degree, entropy), holders=holders)
     return {client: of_mask_seed[rank] + of_self_mask[rank] for rank, client in enumerate(members)}
@@ -305,7 +305,7 @@ def _pair_seed(state: Shared, member: Member, peer: bytes, masking_hash: bytes) 
 def _enough_stand_by(state: Signed, signatures: Mapping[bytes, bytes], member: Member) -> bool:
     """Whether `threshold` survivors signed this very U3; the verification stops there."""
     message = state.masked.masking_hash + state.bitmap
-    missing = state.masked.context.terms.threshold
+    missing = state.masked.context.fields.threshold
     for client in state.survivors:
         signature = signatures.get(client, b"")
         own = equal_in_constant_time(signature, state.signature)

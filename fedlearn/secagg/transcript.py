@@ -23,8 +23,8 @@ __all__ = [
     "LANE_BYTES",
     "MAX_COHORT",
     "Context",
+    "ContextFields",
     "Position",
-    "Terms",
     "box_associated",
     "box_key",
     "check_seeds",
@@ -73,7 +73,7 @@ class Position:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Terms:
+class ContextFields:
     """Every field of the context that a client derives itself, from RunConfig, plan and its policy's roster.
 
     Hashes have 32 bytes; `sensitivity`, `clip_bound` and `noise_std` are integers in grid units.
@@ -117,7 +117,7 @@ class Terms:
             raise ProtocolError("terms under which a sum would overflow its lanes")
         numerator, denominator = self.sampling_numerator, self.sampling_denominator
         if not 1 <= numerator <= denominator or gcd(numerator, denominator) != 1:
-            raise ProtocolError("a sampling probability above 1, zero, or not in lowest terms")
+            raise ProtocolError("a sampling probability above 1, zero, or not in lowest fields")
         if self.lanes * LANE_BYTES > STREAM_BYTES:
             raise ProtocolError("a vector longer than one keystream")
 
@@ -140,39 +140,39 @@ class Context:
 
     position: Position
     model_hash: bytes
-    terms: Terms
+    fields: ContextFields
 
     def to_bytes(self) -> bytes:
         """The canonical bytes."""
-        position, terms = self.position, self.terms
+        position, fields = self.position, self.fields
         return _FIELDS.pack(
             _SUITE,
             position.session,
             position.round,
             position.attempt,
-            terms.config_hash,
-            terms.roster_hash,
+            fields.config_hash,
+            fields.roster_hash,
             self.model_hash,
-            terms.layout_hash,
-            terms.privacy_mode,
-            terms.planned_cohort,
-            terms.threshold,
-            terms.min_survivors,
-            terms.max_colluders,
-            terms.dimension,
-            terms.scale_bits,
+            fields.layout_hash,
+            fields.privacy_mode,
+            fields.planned_cohort,
+            fields.threshold,
+            fields.min_survivors,
+            fields.max_colluders,
+            fields.dimension,
+            fields.scale_bits,
             _LANE_BITS,
-            terms.sensitivity,
-            terms.clip_bound,
-            terms.noise_std,
-            terms.sampling_numerator,
-            terms.sampling_denominator,
-            *terms.stage_seconds,
+            fields.sensitivity,
+            fields.clip_bound,
+            fields.noise_std,
+            fields.sampling_numerator,
+            fields.sampling_denominator,
+            *fields.stage_seconds,
         )
 
     @classmethod
     def from_bytes(cls, data: bytes) -> "Context":
-        """The context in exactly 209 bytes; its numbers are not yet checked (`Terms.check`).
+        """The context in exactly 209 bytes; its numbers are not yet checked (`ContextFields.check`).
 
         Raises:
             ProtocolError: another length, suite or lane width.
@@ -184,7 +184,7 @@ class Context:
         if suite != _SUITE or lane_bits != _LANE_BITS:
             raise ProtocolError(f"suite {suite} with {lane_bits}-bit lanes; expected suite 1 with 32")
         sensitivity, clip_bound, noise_std, numerator, denominator, *seconds = rest
-        terms = Terms(
+        fields = ContextFields(
             config_hash=config,
             roster_hash=roster,
             layout_hash=layout,
@@ -202,7 +202,7 @@ class Context:
             sampling_denominator=denominator,
             stage_seconds=(seconds[0], seconds[1], seconds[2], seconds[3], seconds[4]),
         )
-        return cls(Position(session, round_number, attempt), model, terms)
+        return cls(Position(session, round_number, attempt), model, fields)
 
 
 def hash_context(context: Context) -> bytes:

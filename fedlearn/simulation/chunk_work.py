@@ -21,7 +21,7 @@ class ChunkWork:
     coins: SeededEntropy = field(repr=False)
 
     def __call__(self, weights: Vector, chunk: Chunk) -> IntVector:
-        """As `crew.SumOfChunk`; the same chunk gives the same integers, on one type of CPU."""
+        """As `worker_pool.SumOfChunk`; the same chunk gives the same integers, on one type of CPU."""
         self.coins.begin(chunk.seed)
         agreement = self.agreement
         return clean_sum(

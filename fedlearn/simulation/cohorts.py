@@ -23,8 +23,8 @@ from fedlearn.round.tally import Tally
 from fedlearn.simulation.chunk_work import ChunkWork
 from fedlearn.simulation.processes import SummingProcesses, worker_count
 from fedlearn.simulation.ray_tasks import RayTasks
-from fedlearn.simulation.simulated import Holdings, premises_of
-from fedlearn.simulation.worker_pool import Crew, OneProcess, SeededEntropy, chunks_of
+from fedlearn.simulation.simulated import Holdings, holder_context_of
+from fedlearn.simulation.worker_pool import OneProcess, SeededEntropy, WorkerPool, chunks_of
 
 __all__ = ["CLIENTS", "Position", "SimulatedCohorts"]
 
@@ -48,31 +48,31 @@ class SimulatedCohorts:
         """`entropy`, for noise and coins, is the operating system's unless a test brings its own."""
         self._entropy, self._coins = entropy or stream_entropy(os.urandom), SeededEntropy()
         self._tally, self._folder = Tally(), folder
-        self._premises = premises_of(data, folder, entropy=self._coins, on_failure=self._tally.add)
-        self._workers = worker_count(data.config.runtime.workers, self._premises.device)
+        self._context = holder_context_of(data, folder, entropy=self._coins, on_failure=self._tally.add)
+        self._workers = worker_count(data.config.runtime.workers, self._context.device)
         self._data, self._holdings = data, Holdings(data)
-        self._crew: Crew | None = None
+        self._pool: WorkerPool | None = None
         self._position: Position = ("", -1, -1)
         self._agreement: Agreement | None = None
-        self._premises.open_account(CLIENTS, order=data.plan.ledger_order)
+        self._context.open_account(CLIENTS, order=data.plan.ledger_order)
 
     @property
     def ledger(self) -> Ledger:
         """The one ledger of all holders."""
-        return self._premises.ledger
+        return self._context.ledger
 
     def close(self) -> None:
         """Let the workers go, and close the ledger."""
-        if self._crew is not None:
-            self._crew.close()
-        self._premises.close()
+        if self._pool is not None:
+            self._pool.close()
+        self._context.close()
 
     def agree(self, position: Position, cohort: Sequence[int], config: bytes) -> Sequence[int]:
         """Who of the cohort accepts the run: all, or for a reason that stands in the log, nobody."""
         try:
             if self._position[0] == position[0] and position <= self._position:
                 raise ProtocolError(f"attempt {position[1:]} after {self._position[1:]}")
-            self._agreement = self._premises.agreement(config)
+            self._agreement = self._context.agreement(config)
         except FedlearnError as error:
             _log.info("the clients refuse: %s", error)
             return ()
@@ -128,15 +128,15 @@ class SimulatedCohorts:
         total += agreement.mechanism.noise_of_sum(agreement.plan, len(members), self._entropy)
         return total
 
-    def _working(self, agreement: Agreement) -> Crew:
-        """The crew, hired at the first sum: processes are forked when all that they need is in memory."""
-        if self._crew is None:
+    def _working(self, agreement: Agreement) -> WorkerPool:
+        """The pool, hired at the first sum: processes are forked when all that they need is in memory."""
+        if self._pool is None:
             address = self._data.config.runtime.ray_address
             work = ChunkWork(agreement, self._holdings, self._coins)
             if address is not None:
-                self._crew = RayTasks(address, self._data, self._tally)
+                self._pool = RayTasks(address, self._data, self._tally)
             elif self._workers > 1:
-                self._crew = SummingProcesses.of(self._workers, agreement.plan.dimension, work)
+                self._pool = SummingProcesses.of(self._workers, agreement.plan.dimension, work)
             else:
-                self._crew = OneProcess(work)
-        return self._crew
+                self._pool = OneProcess(work)
+        return self._pool

@@ -1,4 +1,4 @@
-"""A crew of processes on this machine, forked once the data is loaded: one thread each, records and weights shared.
+"""A pool of processes on this machine, forked once the data is loaded: one thread each, records and weights shared.
 
 Records are the parent's memory, which nobody writes. Weights lie in one shared map, a worker's result in another. What
 passes through a pipe is a chunk in bytes, and one byte back. A worker whose pipe closes ends; a worker that is lost
@@ -155,7 +155,7 @@ class Processes:
 
 @dataclass(frozen=True, slots=True)
 class SummingProcesses:
-    """Processes whose results are sums of chunks; as `Crew`."""
+    """Processes whose results are sums of chunks; as `WorkerPool`."""
 
     processes: Processes
 
@@ -165,14 +165,14 @@ class SummingProcesses:
         return cls(Processes(count, dimension, sum_of_chunk, ((dimension,), np.int64)))
 
     def clean_sum(self, weights: Vector, chunks: Sequence[Chunk]) -> IntVector:
-        """As `Crew`."""
+        """As `WorkerPool`."""
         total = np.zeros(len(weights), dtype=np.int64)
         for _, part in self.processes.each(weights, chunks):
             total += part
         return total
 
     def close(self) -> None:
-        """As `Crew`."""
+        """As `WorkerPool`."""
         self.processes.close()
 
 

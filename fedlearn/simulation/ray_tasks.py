@@ -1,4 +1,4 @@
-"""A crew on a Ray cluster that runs already: one task a chunk, records put there once, weights once a round.
+"""A pool on a Ray cluster that runs already: one task a chunk, records put there once, weights once a round.
 
 A node that is lost takes its tasks along, and Ray computes them again elsewhere: a chunk brings its seed, so that what
 it draws is the same, and the noise of a sum is drawn here when all chunks are there. Every node needs the same fedlearn
@@ -60,11 +60,11 @@ def check_ray_address(address: str) -> None:
 
 
 class RayTasks:
-    """The tasks of one run on the cluster at `address`; as `crew.Crew`."""
+    """The tasks of one run on the cluster at `address`; as `worker_pool.WorkerPool`."""
 
     def __init__(self, address: str, data: SimulatedData, tally: Tally) -> None:
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-        import ray  # seconds of import that only this crew pays
+        import ray  # seconds of import that only this pool pays
 
         self._ray, self._tally = ray, tally
         try:
@@ -77,7 +77,7 @@ class RayTasks:
         self._task = ray.remote(_sum_of_chunk).options(max_retries=_RETRIES, num_cpus=1, num_gpus=gpus)
 
     def clean_sum(self, weights: Vector, chunks: Sequence[Chunk]) -> IntVector:
-        """As `Crew`."""
+        """As `WorkerPool`."""
         total = np.zeros(len(weights), dtype=np.int64)
         shared = self._ray.put(weights)
         waiting = [self._task.remote(self._run, shared, chunk.to_bytes()) for chunk in chunks]

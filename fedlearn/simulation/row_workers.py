@@ -18,12 +18,12 @@ from fedlearn.round.contribution import Contributor
 from fedlearn.simulation.processes import Processes
 from fedlearn.simulation.worker_pool import Chunk, SeededEntropy, chunks_of
 
-__all__ = ["RowCrew"]
+__all__ = ["RowWorkers"]
 
 _FEWEST_ROWS = 4  # chunks of at most 64 of a cohort of 256
 
 
-class RowCrew:
+class RowWorkers:
     """`count` processes, forked at the first vectors. `records` gives what client number k holds.
 
     `coins` is the entropy that agreements draw from; seeds come from `entropy`.

@@ -10,7 +10,7 @@ from fedlearn.coordinator.pooled_data import SimulatedData
 from fedlearn.crypto.keystream import Entropy, stream_entropy
 from fedlearn.crypto.signatures import SigningKey
 from fedlearn.data.dataset import Dataset
-from fedlearn.holder.context import Agent, Holder, Premises, handle_many
+from fedlearn.holder.context import Agent, Holder, HolderContext, handle_many
 from fedlearn.holder.masked_agent import MaskedAgent, handle_many_masked
 from fedlearn.holder.pending_replies import Contributed
 from fedlearn.holder.positions import Positions
@@ -26,7 +26,7 @@ from fedlearn.round.tally import Tally
 from fedlearn.run.checkpoint import ROSTER_FILE, RunFolder
 from fedlearn.secagg.stages import Member
 from fedlearn.simulation.processes import worker_count
-from fedlearn.simulation.row_workers import RowCrew
+from fedlearn.simulation.row_workers import RowWorkers
 from fedlearn.simulation.worker_pool import SeededEntropy
 from fedlearn.training.device import pick_device
 from fedlearn.training.local import OnFailure
@@ -36,7 +36,7 @@ __all__ = [
     "AgentPool",
     "Holdings",
     "coordinator_key",
-    "premises_of",
+    "holder_context_of",
 ]
 
 _KEY_FILE = "identities.key"
@@ -50,17 +50,17 @@ class AgentPool:
         """`entropy`, for noise and coins, is the operating system's unless a test brings its own."""
         self._holdings = Holdings(data)
         workers = worker_count(data.config.runtime.workers, pick_device(data.config.runtime.device))
-        self._crew: RowCrew | None = None
+        self._pool: RowWorkers | None = None
         coins = SeededEntropy()
         self._tally, self._folder = Tally(), folder
-        self._premises = premises_of(
+        self._context = holder_context_of(
             data, folder, entropy=coins if workers > 1 else entropy, on_failure=self._tally.add
         )
         if workers > 1:
             seeds = entropy or stream_entropy(os.urandom)
-            self._crew = RowCrew(workers, self._holdings.records, coins=coins, entropy=seeds)
-            self._premises.contributed = self._crew.contributed
-        self._premises.contributed = self._noting(self._premises.contributed)
+            self._pool = RowWorkers(workers, self._holdings.records, coins=coins, entropy=seeds)
+            self._context.contributed = self._pool.contributed
+        self._context.contributed = self._noting(self._context.contributed)
         masking = data.config.secure_aggregation.masking
         identities = _identities(folder, data.population_size) if masking else None
         self._roster = RunFolder(folder).roster() if masking else None
@@ -69,17 +69,17 @@ class AgentPool:
         self._plain: dict[int, Agent] = {}
         self._masked: dict[int, MaskedAgent] = {}
         accounts = [_dataset_id(client) for client in range(data.population_size)]
-        self._premises.open_account(accounts, order=data.plan.ledger_order)
+        self._context.open_account(accounts, order=data.plan.ledger_order)
 
     @property
     def policy(self) -> Policy:
         """What all holders accept."""
-        return self._premises.policy
+        return self._context.policy
 
     @property
     def ledger(self) -> Ledger:
         """The one ledger of all holders."""
-        return self._premises.ledger
+        return self._context.ledger
 
     @property
     def roster(self) -> Roster | None:
@@ -88,9 +88,9 @@ class AgentPool:
 
     def close(self) -> None:
         """Let the workers go, and close the ledger."""
-        if self._crew is not None:
-            self._crew.close()
-        self._premises.close()
+        if self._pool is not None:
+            self._pool.close()
+        self._context.close()
 
     def holder(self, client: int) -> Holder:
         """Who client number `client` is, and what it holds."""
@@ -120,14 +120,14 @@ class AgentPool:
 
     def _plain_agent(self, client: int) -> Agent:
         if client not in self._plain:
-            self._plain[client] = Agent(self._new_holder(client), self._premises)
+            self._plain[client] = Agent(self._new_holder(client), self._context)
         return self._plain[client]
 
     def _masked_agent(self, client: int) -> MaskedAgent:
         if client not in self._masked:
             assert self._roster is not None
             member = Member(_client_id(client), self._identities[client], self._public_keys)
-            self._masked[client] = MaskedAgent(self._new_holder(client), member, self._roster, self._premises)
+            self._masked[client] = MaskedAgent(self._new_holder(client), member, self._roster, self._context)
         return self._masked[client]
 
     def _new_holder(self, client: int) -> Holder:
@@ -183,10 +183,12 @@ class Holdings:
         return taken
 
 
-def premises_of(data: SimulatedData, folder: Path, *, entropy: Entropy | None, on_failure: OnFailure) -> Premises:
+def holder_context_of(
+    data: SimulatedData, folder: Path, *, entropy: Entropy | None, on_failure: OnFailure
+) -> HolderContext:
     """What all holders of a simulation share; `entropy`, for noise and coins, is a test's own or else the system's."""
     config = data.config
-    return Premises(
+    return HolderContext(
         policy=Policy.for_simulation(config, data.plan),
         ledger=Ledger(folder / "ledger.db"),
         positions=Positions(folder / "ledger.db"),

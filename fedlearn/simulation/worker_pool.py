@@ -18,7 +18,7 @@ from fedlearn.privacy.clipping import Vector
 from fedlearn.privacy.quantization import IntVector
 from fedlearn.training.stacked.trainer import even_parts
 
-__all__ = ["Chunk", "Crew", "OneProcess", "SeededEntropy", "SumOfChunk", "chunks_of"]
+__all__ = ["Chunk", "OneProcess", "SeededEntropy", "SumOfChunk", "WorkerPool", "chunks_of"]
 
 _MOST_CHUNKS: Final = 64
 
@@ -50,7 +50,7 @@ class Chunk:
 SumOfChunk = Callable[[Vector, Chunk], IntVector]
 
 
-class Crew(Protocol):
+class WorkerPool(Protocol):
     """Computes chunks."""
 
     def clean_sum(self, weights: Vector, chunks: Sequence[Chunk]) -> IntVector:
@@ -95,7 +95,7 @@ class OneProcess:
     sum_of_chunk: SumOfChunk
 
     def clean_sum(self, weights: Vector, chunks: Sequence[Chunk]) -> IntVector:
-        """As `Crew`."""
+        """As `WorkerPool`."""
         total = np.zeros(len(weights), dtype=np.int64)
         for chunk in chunks:
             total += self.sum_of_chunk(weights, chunk)

@@ -35,7 +35,7 @@ from fedlearn.secagg.masking import add_keystreams
 from fedlearn.secagg.messages import Stage
 from fedlearn.secagg.participant import Participant
 from fedlearn.secagg.stages import Member
-from fedlearn.secagg.transcript import Context, Position, Terms, threshold_of
+from fedlearn.secagg.transcript import Context, ContextFields, Position, threshold_of
 
 SCALE_BITS, CLIP = 16, 8
 CONFIG, MODEL, SESSION = b"{}", b"", bytes(16)
@@ -86,12 +86,12 @@ def summary(
 
 def measure_fedlearn(vectors: list[Floats], dropped: int, threads: int) -> dict[str, Any]:
     """One attempt in which the last `dropped` clients are silent from stage 2's reply on. The sum is checked."""
-    terms = terms_for(len(vectors), len(vectors[0]), survivors=len(vectors) - dropped)
+    fields = terms_for(len(vectors), len(vectors[0]), survivors=len(vectors) - dropped)
     keys = {number.to_bytes(16, "big"): SigningKey(os.urandom(32)) for number in range(len(vectors))}
     roster = {client: key.public for client, key in keys.items()}
     position = Position(SESSION, 0, 0)
-    participants = {client: participant_of(client, key, roster, terms) for client, key in keys.items()}
-    context = Context(position, hashlib.sha256(MODEL).digest(), terms)
+    participants = {client: participant_of(client, key, roster, fields) for client, key in keys.items()}
+    context = Context(position, hashlib.sha256(MODEL).digest(), fields)
     aggregator = Aggregator(context, CONFIG, model=MODEL, roster=roster, asked=roster, threads=threads)
     silent = set(list(roster)[len(vectors) - dropped :])
     quantizing, lanes = zip(*(cpu_timed(partial(quantized, vector)) for vector in vectors), strict=True)
@@ -127,10 +127,10 @@ def measure_fedlearn(vectors: list[Floats], dropped: int, threads: int) -> dict[
     }
 
 
-def terms_for(clients: int, dimension: int, survivors: int) -> Terms:
-    """Terms of a cohort that bears these drop-outs, with the most colluders."""
+def terms_for(clients: int, dimension: int, survivors: int) -> ContextFields:
+    """ContextFields of a cohort that bears these drop-outs, with the most colluders."""
     threshold = threshold_of(clients)
-    return Terms(
+    return ContextFields(
         config_hash=hashlib.sha256(CONFIG).digest(),
         roster_hash=bytes(32),
         layout_hash=bytes(32),
@@ -150,7 +150,7 @@ def terms_for(clients: int, dimension: int, survivors: int) -> Terms:
     )
 
 
-def participant_of(client: bytes, key: SigningKey, roster: dict[bytes, bytes], terms: Terms) -> Participant:
+def participant_of(client: bytes, key: SigningKey, roster: dict[bytes, bytes], fields: ContextFields) -> Participant:
     """A client whose agent agrees to everything."""
 
     def complain(stage: Stage, error: FedlearnError) -> None:
@@ -160,7 +160,7 @@ def participant_of(client: bytes, key: SigningKey, roster: dict[bytes, bytes], t
         Member(client, key, roster),
         SESSION,
         entropy=stream_entropy(os.urandom),
-        agree=lambda _: terms,
+        agree=lambda _: fields,
         advance=lambda *_: None,
         on_refusal=complain,
     )

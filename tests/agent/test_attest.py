@@ -12,7 +12,7 @@ from fedlearn.crypto.signatures import verify
 from fedlearn.errors import ProtocolError
 from fedlearn.holder.frames import REFUSAL, Frame
 from fedlearn.model.layout import write_model
-from fedlearn.round.context_fields import terms_of
+from fedlearn.round.context_fields import context_fields_of
 from fedlearn.run.checkpoint import RunFolder
 from fedlearn.secagg.aggregator import Aggregator
 from fedlearn.secagg.messages import Envelope, Stage
@@ -28,12 +28,12 @@ class Federation:
 
     def __init__(self, party):
         self.party, self.roster, config = party, party.pool.roster, party.config
-        self.terms = terms_of(config, party.data.plan, party.layout, self.roster.sha256)
+        self.fields = context_fields_of(config, party.data.plan, party.layout, self.roster.sha256)
         self.ids = [entry.client_id for entry in self.roster.members]
 
     def play(self, round_number=1, stages=5):
         position = Position(bytes.fromhex(SESSION), round_number, 0)
-        context = Context(position, hashlib.sha256(self.party.model).digest(), self.terms)
+        context = Context(position, hashlib.sha256(self.party.model).digest(), self.fields)
         config = self.party.config.to_bytes()
         server = Aggregator(context, config, model=self.party.model, roster=self.roster.keys, asked=self.ids)
         answers = Counter()

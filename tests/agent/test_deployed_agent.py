@@ -35,7 +35,7 @@ from fedlearn.host.memory_limits import MODELS_KEPT
 from fedlearn.model.layout import write_model
 from fedlearn.model.vector import layout_of, read_parameters
 from fedlearn.round.agreement import plan_for
-from fedlearn.round.context_fields import terms_of
+from fedlearn.round.context_fields import context_fields_of
 from fedlearn.round.source import Source, start_model
 from fedlearn.run.trained import load_model, model_file
 from fedlearn.secagg.messages import IDENTIFY, Envelope
@@ -86,8 +86,8 @@ class Federation:
             before_vectors=lambda: None,
         )
         position = Position(bytes.fromhex(session), number, attempt)
-        terms = terms_of(self.config, plan, layout, self.roster.sha256)
-        return masked_attempt(planned, terms=terms, roster=self.roster, position=position)
+        fields = context_fields_of(self.config, plan, layout, self.roster.sha256)
+        return masked_attempt(planned, fields=fields, roster=self.roster, position=position)
 
     def begin(self, *, until: str, number: int = 1, session: str = SESSION) -> None:
         """Play honestly and break off before `until` is sent; its frames stand in `sent`."""

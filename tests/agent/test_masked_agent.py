@@ -10,7 +10,7 @@ from fedlearn.errors import RefusedError
 from fedlearn.holder.frames import REFUSAL, Frame
 from fedlearn.policy.roster import Roster
 from fedlearn.privacy.quantization import from_lanes
-from fedlearn.round.context_fields import terms_of
+from fedlearn.round.context_fields import context_fields_of
 from fedlearn.secagg.transcript import Position
 
 SESSION = "0123456789abcdef" * 2
@@ -48,9 +48,9 @@ class Coordinator:
         )
         if not aggregation.masking:
             return plain_attempt(planned)
-        terms = terms_of(party.config, party.data.plan, party.layout, self.roster.sha256)
+        fields = context_fields_of(party.config, party.data.plan, party.layout, self.roster.sha256)
         position = Position(bytes.fromhex(SESSION), number, attempt)
-        return masked_attempt(planned, terms=terms, roster=self.roster, position=position)
+        return masked_attempt(planned, fields=fields, roster=self.roster, position=position)
 
 
 def fixed_entropy(seed=7):

@@ -89,10 +89,10 @@ def test_what_a_lost_worker_had_is_computed_again_from_the_same_seed(tmp_path):
         return sum_of_seeds(weights, chunk)
 
     weights, work = np.arange(DIMENSION, dtype=np.float64), chunks(20)
-    crew = SummingProcesses.of(2, DIMENSION, dies_once)
-    np.testing.assert_array_equal(crew.clean_sum(weights, work), OneProcess(sum_of_seeds).clean_sum(weights, work))
-    assert crew.clean_sum(weights + 1, work).any(), "one worker is enough for the next round"
-    crew.close()
+    pool = SummingProcesses.of(2, DIMENSION, dies_once)
+    np.testing.assert_array_equal(pool.clean_sum(weights, work), OneProcess(sum_of_seeds).clean_sum(weights, work))
+    assert pool.clean_sum(weights + 1, work).any(), "one worker is enough for the next round"
+    pool.close()
     computed = (tmp_path / "computed").read_text().splitlines()[: len(work) + 1]
     assert sorted(computed, key=computed.count)[-2:] == [line for line in computed if line.startswith("(6, 7)")]
 
@@ -101,20 +101,20 @@ def test_when_all_workers_are_lost_the_run_ends_in_a_sentence(tmp_path):
     def dies(weights, chunk):
         os.kill(os.getpid(), signal.SIGKILL)
 
-    crew = SummingProcesses.of(2, DIMENSION, dies)
+    pool = SummingProcesses.of(2, DIMENSION, dies)
     with pytest.raises(RunFailedError, match="every worker process"):
-        crew.clean_sum(np.zeros(DIMENSION), chunks(8))
+        pool.clean_sum(np.zeros(DIMENSION), chunks(8))
     with pytest.raises(RunFailedError, match="every worker process"):
-        crew.clean_sum(np.zeros(DIMENSION), chunks(8))
-    crew.close()
+        pool.clean_sum(np.zeros(DIMENSION), chunks(8))
+    pool.close()
 
 
 def test_workers_end_with_whoever_forked_them():
     script = (
         "import time, numpy as np\n"
         "from fedlearn.simulation.processes import SummingProcesses\n"
-        "crew = SummingProcesses.of(2, 1, lambda weights, chunk: np.zeros(1, np.int64)).processes\n"
-        "print(*[worker.process.pid for worker in crew._workers], flush=True)\n"
+        "pool = SummingProcesses.of(2, 1, lambda weights, chunk: np.zeros(1, np.int64)).processes\n"
+        "print(*[worker.process.pid for worker in pool._workers], flush=True)\n"
         "time.sleep(60)\n"
     )
     parent = subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, text=True)

@@ -35,8 +35,8 @@ class Kept:
 
     def run(self, session, rounds=2):
         """The replies of one session, vectors as their length."""
-        premises = self.party.pool._premises
-        agent = Agent(Holder(bytes(16), self.dataset_id, self.read, fingerprint=self.stored), premises)
+        context = self.party.pool._context
+        agent = Agent(Holder(bytes(16), self.dataset_id, self.read, fingerprint=self.stored), context)
         replies = []
         for number in range(1, rounds + 1):
             where = {"round_number": number, "session": session}

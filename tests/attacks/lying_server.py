@@ -89,7 +89,7 @@ class LyingServer:
     def secret(self, dealer: bytes, shares: Shares) -> bytes | None:
         """The secret behind the shares of one kind; None where there are too few."""
         points = {self.members.index(holder) + 1: values[dealer] for holder, values in shares.items()}
-        needed = self.federation.terms.threshold
+        needed = self.federation.fields.threshold
         return combine(dict(list(points.items())[:needed])) if len(points) >= needed else None
 
     def masking_hash(self, summed: Iterable[bytes], context: Context | None = None) -> bytes:

@@ -16,7 +16,7 @@ from fedlearn.secagg import stages
 from fedlearn.secagg.masking import add_keystreams
 from fedlearn.secagg.messages import REFUSAL, Advert, MaskedRequest, Stage
 from fedlearn.secagg.participant import Participant
-from fedlearn.secagg.transcript import CHECK_LANES, Terms, threshold_of
+from fedlearn.secagg.transcript import CHECK_LANES, ContextFields, threshold_of
 
 VICTIM = client_id(1)
 FORGED = b"a model made to show one client's records"
@@ -42,8 +42,8 @@ class AcceptsSumsOfFive(Participant):
 
     def _begin(self, envelope, request):
         state = self._attempt.state
-        small = replace(state.context.terms, min_survivors=5)
-        self._attempt.state = replace(state, context=replace(state.context, terms=small))
+        small = replace(state.context.fields, min_survivors=5)
+        self._attempt.state = replace(state, context=replace(state.context, fields=small))
         return super()._begin(envelope, request)
 
 
@@ -116,7 +116,7 @@ def test_2_two_halves_never_stand_by_two_sets_of_survivors():
 
 
 def test_2_with_half_a_cohort_as_threshold_the_vector_is_recovered(monkeypatch):
-    monkeypatch.setattr(Terms, "_check_thresholds", lambda *_: None)
+    monkeypatch.setattr(ContextFields, "_check_thresholds", lambda *_: None)
     federation = Federation(10, threshold=5, min_survivors=8)
     server, reply, with_victim, without = survivors_by_halves(federation)
     own = {"self_mask": server.secret(VICTIM, with_victim), "seeds": {VICTIM: server.secret(VICTIM, without)}}

@@ -14,7 +14,7 @@ from fedlearn.secagg.aggregator import Aggregator, UnmaskedSum
 from fedlearn.secagg.messages import Envelope, MaskedRequest, Stage
 from fedlearn.secagg.participant import Participant
 from fedlearn.secagg.stages import Member
-from fedlearn.secagg.transcript import Context, Position, Terms, threshold_of
+from fedlearn.secagg.transcript import Context, ContextFields, Position, threshold_of
 
 SESSION = bytes(range(16))
 MODEL = b"the canonical bytes of a model"
@@ -31,10 +31,10 @@ def client_id(number: int) -> bytes:
     return number.to_bytes(16, "big")
 
 
-def terms_for(asked: int, dimension: int, **changes: object) -> Terms:
-    """Terms that hold for a cohort of `asked`, M = t and the most colluders, unless changed."""
+def terms_for(asked: int, dimension: int, **changes: object) -> ContextFields:
+    """ContextFields that hold for a cohort of `asked`, M = t and the most colluders, unless changed."""
     threshold = threshold_of(asked)
-    terms = Terms(
+    fields = ContextFields(
         config_hash=hashlib.sha256(CONFIG).digest(),
         roster_hash=hashlib.sha256(b"roster").digest(),
         layout_hash=hashlib.sha256(b"layout").digest(),
@@ -52,7 +52,7 @@ def terms_for(asked: int, dimension: int, **changes: object) -> Terms:
         sampling_denominator=1,
         stage_seconds=(60, 60, 600, 60, 60),
     )
-    return replace(terms, **changes)  # type: ignore[arg-type]
+    return replace(fields, **changes)  # type: ignore[arg-type]
 
 
 class Disk:
@@ -73,7 +73,7 @@ class Client:
 
     member: Member
     vector: Lanes
-    terms: Terms
+    fields: ContextFields
     entropy: Entropy
     kind: type[Participant] = Participant
     session: bytes = SESSION
@@ -99,10 +99,10 @@ class Client:
             threads=self.threads,
         )
 
-    def agree(self, config: bytes) -> Terms:
+    def agree(self, config: bytes) -> ContextFields:
         if config != CONFIG:
             raise RefusedError("the policy does not accept this run")
-        return self.terms
+        return self.fields
 
     def contribute(self, _: bytes | memoryview) -> Lanes:
         self.contributions += 1
@@ -138,7 +138,7 @@ class Federation:
         threads: int = 1,
         **changes: object,
     ) -> None:
-        self.terms = terms_for(asked, dimension, **changes)
+        self.fields = terms_for(asked, dimension, **changes)
         keys = {number: SigningKey(hashlib.sha256(b"key %d" % number).digest()) for number in range(1, asked + 1)}
         self.roster = {client_id(number): key.public for number, key in keys.items()}
         self.position = Position(SESSION, 1, 0)
@@ -149,7 +149,7 @@ class Federation:
             member = Member(client_id(number), key, self.roster)
             vector = vectors[number - 1] if vectors is not None else random_lanes(f"vector {number}", dimension)
             kind = (kinds or {}).get(number, Participant)
-            self.clients[client_id(number)] = Client(member, vector, self.terms, source, kind, threads=threads)
+            self.clients[client_id(number)] = Client(member, vector, self.fields, source, kind, threads=threads)
 
     def __getitem__(self, number: int) -> Client:
         return self.clients[client_id(number)]
@@ -159,9 +159,9 @@ class Federation:
         return list(self.clients)
 
     def context(self, *, model: bytes = MODEL, **changes: object) -> Context:
-        """The context of the current position, its terms changed if a test says so."""
-        terms = replace(self.terms, **changes)  # type: ignore[arg-type]
-        return Context(self.position, hashlib.sha256(model).digest(), terms)
+        """The context of the current position, its fields changed if a test says so."""
+        fields = replace(self.fields, **changes)  # type: ignore[arg-type]
+        return Context(self.position, hashlib.sha256(model).digest(), fields)
 
     def aggregator(self, asked: Iterable[bytes] | None = None) -> Aggregator:
         return Aggregator(
@@ -200,7 +200,7 @@ class Federation:
 
     def sum_of(self, numbers: Iterable[int]) -> Lanes:
         """The plain sum modulo 2^32."""
-        total = np.zeros(self.terms.dimension, dtype=np.uint32)
+        total = np.zeros(self.fields.dimension, dtype=np.uint32)
         for number in numbers:
             total += self[number].vector
         return total

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from fedlearn.config.run_config import RunConfig
 from fedlearn.errors import ConfigError
 from fedlearn.round.agreement import plan_for
-from fedlearn.round.context_fields import terms_of
+from fedlearn.round.context_fields import context_fields_of
 from fedlearn.secagg.transcript import Context, Position
 
 ORDERS = [*(1 + x / 10 for x in range(1, 100)), *range(11, 64), 128, 256, 512, 1024]
@@ -191,6 +191,6 @@ def test_sampling_of_the_context_is_in_lowest_terms(load_digits, probability) ->
     from fedlearn.model.layout import Layout
 
     layout = Layout(("w",), ((650,),))
-    context = Context(Position(bytes(16), 1, 0), bytes(32), terms_of(config, plan, layout, bytes(32)))
+    context = Context(Position(bytes(16), 1, 0), bytes(32), context_fields_of(config, plan, layout, bytes(32)))
     numerator, denominator = (1, 1) if probability == "1" else (1, 4)
     assert context.to_bytes()[191:199] == numerator.to_bytes(4, "big") + denominator.to_bytes(4, "big")

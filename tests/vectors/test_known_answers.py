@@ -73,7 +73,7 @@ def test_published_answers_of_the_primitives_underneath():
 
 def test_context_and_its_hash():
     context = Context.from_bytes(hexed(ROUND["ctx"]))
-    context.terms.check()
+    context.fields.check()
     assert context.to_bytes().hex() == ROUND["ctx"]
     assert hash_context(context).hex() == ROUND["c0"]
 
@@ -113,7 +113,7 @@ def participant(client: dict, context: Context) -> Participant:
         Member(hexed(client["client_id"]), SigningKey(hexed(client["identity_seed"])), roster),
         context.position.session,
         entropy=lambda size: bytes(next(stream) for _ in range(size)),
-        agree=lambda _: context.terms,
+        agree=lambda _: context.fields,
         advance=lambda *_: None,
         on_refusal=lambda stage, error: pytest.fail(f"{stage}: {error}"),
     )
