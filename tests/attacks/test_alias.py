@@ -9,7 +9,7 @@ from fedlearn.config.schema import schema_sha256
 from fedlearn.holder.deployed import DeployedAgent
 from fedlearn.round.source import Source
 from fedlearn.secagg.aggregator import AttemptFailedError
-from tests.agent.test_deployed_agent import Federation
+from tests.holder.test_deployed_agent import Federation
 from tests.holder_files import FOUR, table_source
 
 OTHER_SESSION = "fedcba9876543210" * 2

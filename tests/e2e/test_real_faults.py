@@ -23,7 +23,6 @@ from fedlearn.data import load_dataset
 from fedlearn.data.dataset import DataOptions
 from fedlearn.holder.deployed import DeployedAgent
 from fedlearn.run.checkpoint import RunFolder
-from tests.agent.test_deployed_equals_simulated import run_over, scenario, write_csv
 from tests.e2e.proxy import Harm, How
 from tests.e2e.real_federation import (
     BLOCKS,
@@ -38,6 +37,7 @@ from tests.e2e.real_federation import (
     lines,
 )
 from tests.holder_files import table_source
+from tests.simulation.test_deployed_equals_simulated import run_over, scenario, write_csv
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
@@ -223,7 +223,7 @@ def test_a_holder_that_is_killed_is_out_and_three_finish_the_masked_run(federati
 def test_the_real_runs_model_is_that_of_the_same_agents_in_one_process_to_the_bit(
     federation: RealFederation, tmp_path: Path
 ) -> None:
-    """That the latter is the simulated one is tests/agent/test_deployed_equals_simulated.py's."""
+    """That the latter is the simulated one is tests/simulation/test_deployed_equals_simulated.py's."""
     loaded = load_dataset(DataOptions(dataset="digits"))
     assert loaded.test is not None
     write_csv(tmp_path / "test.csv", loaded.test)

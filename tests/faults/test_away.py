@@ -7,8 +7,8 @@ import pytest
 from fedlearn.config.run_config import RunConfig
 from fedlearn.errors import RunFailedError
 from fedlearn.holder.deployed import PAUSED_FILE, DeployedAgent
-from tests.agent.test_deployed_equals_simulated import run_over
 from tests.holder_files import FOUR, small_roster, write_policy
+from tests.simulation.test_deployed_equals_simulated import run_over
 
 CONFIG = RunConfig.load("digits", [*FOUR, "run.rounds=1", "run.spare_rounds=0", "privacy.max_participations=1"])
 

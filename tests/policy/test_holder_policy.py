@@ -226,7 +226,7 @@ def test_the_shipped_example_loads_with_its_placeholders_filled(tmp_path):
 
 
 def test_the_example_and_its_page_name_every_key():
-    page = (Path(__file__).parent.parent / "docs" / "policy.md").read_text(encoding="utf-8")
+    page = (Path(__file__).parents[2] / "docs" / "policy.md").read_text(encoding="utf-8")
     example = (shipped_root() / "clients" / "client.example.toml").read_text(encoding="utf-8")
     sections = {name: field.annotation for name, field in HolderPolicy.model_fields.items()}
     sections["dataset"] = sections["dataset"].__args__[1]

@@ -11,8 +11,8 @@ from fedlearn.data import load_dataset
 from fedlearn.data.dataset import DataOptions
 from fedlearn.deployment.holder_status import read_status
 from fedlearn.holder.last_run import WorkWatch, failed_work_of_last_run
-from tests.agent.test_deployed_equals_simulated import deploy, run_over, scenario, write_csv
 from tests.holder_files import seed, small_roster, write_policy
+from tests.simulation.test_deployed_equals_simulated import deploy, run_over, scenario, write_csv
 
 A, B = "a" * 32, "b" * 32
 

@@ -16,8 +16,8 @@ from fedlearn.crypto.keystream import SEED_BYTES, stream_entropy
 from fedlearn.errors import ConfigError, RunFailedError
 from fedlearn.simulation.processes import SummingProcesses, worker_count
 from fedlearn.simulation.worker_pool import Chunk, OneProcess, chunks_of
-from tests.agent.federation import MLP, UNMASKED, Federation
-from tests.agent.test_masked_agent import Coordinator
+from tests.holder.test_masked_agent import Coordinator
+from tests.simulation.federation import MLP, UNMASKED, Federation
 
 DIMENSION = 5
 

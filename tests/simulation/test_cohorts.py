@@ -19,7 +19,7 @@ from fedlearn.privacy.quantization import from_lanes
 from fedlearn.simulation.cohorts import CLIENTS
 from fedlearn.simulation.run import resume
 from fedlearn.simulation.worker_pool import OneProcess
-from tests.agent.federation import MLP, SESSION, UNMASKED, Federation
+from tests.simulation.federation import MLP, SESSION, UNMASKED, Federation
 
 
 @pytest.fixture

@@ -10,7 +10,7 @@ from safetensors.numpy import load_file
 
 import fedlearn
 from fedlearn.crypto.keystream import stream_entropy
-from tests.agent.federation import MLP, UNMASKED, Federation
+from tests.simulation.federation import MLP, UNMASKED, Federation
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
 

@@ -10,7 +10,7 @@ import pytest
 from fedlearn.config.run_config import RunConfig
 from fedlearn.host.logs import log_as_json
 from fedlearn.round.source import Source
-from tests.agent.test_deployed_agent import Federation
+from tests.holder.test_deployed_agent import Federation
 from tests.holder_files import FOUR, key, table_source
 
 TABLE = (
