@@ -22,7 +22,7 @@ from fedlearn.holder.socket import AgentServer
 # All that a message's process may import of fedlearn.
 OF_THE_PIPE = {
     "fedlearn",
-    "fedlearn.agent",
+    "fedlearn.holder",
     "fedlearn.holder.frames",
     "fedlearn.holder.socket",
     "fedlearn.bounded",
