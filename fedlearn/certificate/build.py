@@ -13,7 +13,7 @@ from fedlearn.certificate.figures import guarantees_of, noise_of, releases_of_on
 from fedlearn.certificate.form import TYPE, encode
 from fedlearn.crypto.signatures import SigningKey
 from fedlearn.model.layout import Layout, write_model
-from fedlearn.privacy.refusals import Request, threshold_of
+from fedlearn.privacy.request import PrivacyRequest, threshold_of
 
 __all__ = ["NO_ROSTER", "SECURE_AGGREGATION", "Evidence", "certify", "model_bytes_of"]
 
@@ -54,7 +54,7 @@ class Evidence:
     unprotected: Sequence[str] = ()
 
     @property
-    def request(self) -> Request:
+    def request(self) -> PrivacyRequest:
         """The keys of the configuration that privacy depends on."""
         return request_of(self.config, population_size=self.population_size, dimension=self.layout.dimension)
 
@@ -168,7 +168,7 @@ def _attempt(line: Mapping[str, Any], *, secret: bool) -> dict[str, Any]:
     }
 
 
-def _secure_aggregation(evidence: Evidence, request: Request) -> dict[str, Any] | None:
+def _secure_aggregation(evidence: Evidence, request: PrivacyRequest) -> dict[str, Any] | None:
     if evidence.roster_hash is None or not evidence.masked:
         return None
     return {

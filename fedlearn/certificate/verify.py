@@ -21,8 +21,8 @@ from fedlearn.policy.roster import Roster
 from fedlearn.privacy.accounting import Event, gaussian_delta
 from fedlearn.privacy.calibration import check_noise
 from fedlearn.privacy.mechanisms import MECHANISMS
-from fedlearn.privacy.refusals import Request, threshold_of
 from fedlearn.privacy.release import releases_of
+from fedlearn.privacy.request import PrivacyRequest, threshold_of
 
 __all__ = ["CANNOT_SHOW", "Check", "Verification", "verify_certificate"]
 
@@ -187,7 +187,7 @@ def _events(content: Mapping[str, Any], _: bytes) -> str:
     return f"{len(events)} attempts, {len(events) - len(sums)} aborted; noise and sensitivity follow from the config"
 
 
-def _counts(request: Request, events: Sequence[Mapping[str, Any]]) -> None:
+def _counts(request: PrivacyRequest, events: Sequence[Mapping[str, Any]]) -> None:
     """Who was asked and survived: secret where the guarantee rests on that."""
     for line in events:
         asked, survived = line["asked"], line["survived"]
@@ -386,7 +386,7 @@ def _layout(content: Mapping[str, Any]) -> Layout:
     return Layout(tuple(t["name"] for t in tensors), tuple(tuple(t["shape"]) for t in tensors))
 
 
-def _request(content: Mapping[str, Any]) -> Request:
+def _request(content: Mapping[str, Any]) -> PrivacyRequest:
     return request_of(
         content["config"].encode("ascii"),
         population_size=content["population_size"],

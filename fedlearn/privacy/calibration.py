@@ -19,12 +19,10 @@ from fedlearn.privacy.noise_multiplier import least_integer, least_noise_std, z_
 from fedlearn.privacy.plan import Plan
 from fedlearn.privacy.refusals import (
     LARGEST_SCALE_BITS,
-    Request,
     check_request,
     fits_lanes,
     noise_to_signal,
     refuse_if,
-    threshold_of,
     warnings_of,
 )
 from fedlearn.privacy.release import (
@@ -37,6 +35,7 @@ from fedlearn.privacy.release import (
     shares_of,
     stated_guarantees,
 )
+from fedlearn.privacy.request import PrivacyRequest, threshold_of
 
 __all__ = ["Plan", "check_noise", "epsilon_after", "guarantees_after", "plan"]
 
@@ -47,31 +46,10 @@ _LANE_BYTES = 4
 _SCOUTING_ORDERS = (1.8, 2.0, 3.0, 4.0, 5.0, 6.0, 8.0, 10.0, 12.0, 16.0, 20.0, 25.0, 32.0, 45.0, 63.0, 128.0)
 
 
-def plan(
-    *,
-    mode: str,
-    target_epsilon: float | None,
-    delta: float | None,
-    rounds: int,
-    spare_rounds: int,
-    max_grad_norm: float | None,
-    clipping_norm: float,
-    sampling_probability: Fraction | None,
-    local_steps: int | None,
-    planned_records: int | None,
-    population_size: int,
-    planned_cohort: int,
-    min_survivors: int,
-    max_colluders: int | None,
-    max_participations: int | None,
-    scale_bits: int,
-    dimension: int,
-    cohorts: str,
-    masking: bool,
-) -> Plan:
+@cache
+def plan(request: PrivacyRequest) -> Plan:
     """Everything that follows from a run's public keys (docs/privacy-model.md). Pure, and cached.
 
-    A key that the mode does not use may be None or anything valid. `dimension` is the number of the model's parameters.
     Takes 20 ms where every record is taken, up to about 2 s where records or cohorts are sampled.
 
     Guarantees:
@@ -83,28 +61,12 @@ def plan(
     Raises:
         ConfigError: one sentence for the first thing that is wrong.
     """
-    request = Request(
-        mode=mode,
-        target_epsilon=target_epsilon,
-        delta=delta,
-        rounds=rounds,
-        spare_rounds=spare_rounds,
-        max_grad_norm=max_grad_norm,
-        clipping_norm=clipping_norm,
-        sampling_probability=sampling_probability,
-        local_steps=local_steps,
-        planned_records=planned_records,
-        population_size=population_size,
-        planned_cohort=planned_cohort,
-        min_survivors=min_survivors,
-        max_colluders=max_colluders,
-        max_participations=max_participations,
-        scale_bits=scale_bits,
-        dimension=dimension,
-        cohorts=cohorts,
-        masking=masking,
-    )
-    return _plan(request)
+    check_request(request)
+    mechanism = MECHANISMS[request.mode]
+    thousandths = _least_thousandths(request, mechanism)
+    bare = _without_guarantees(request, mechanism, thousandths)
+    planned = bare if bare.event is None else _with_guarantees(bare, request, mechanism)
+    return replace(planned, warnings=warnings_of(planned, request, mechanism))
 
 
 def epsilon_after(plan: Plan, releases: int) -> float | None:
@@ -126,17 +88,7 @@ def guarantees_after(plan: Plan, releases: int) -> tuple[Guarantee, ...]:
     )
 
 
-@cache
-def _plan(request: Request) -> Plan:
-    check_request(request)
-    mechanism = MECHANISMS[request.mode]
-    thousandths = _least_thousandths(request, mechanism)
-    bare = _without_guarantees(request, mechanism, thousandths)
-    planned = bare if bare.event is None else _with_guarantees(bare, request, mechanism)
-    return replace(planned, warnings=warnings_of(planned, request, mechanism))
-
-
-def check_noise(request: Request, noise_std: int) -> None:
+def check_noise(request: PrivacyRequest, noise_std: int) -> None:
     """Refuse a standard deviation that is not the one that `plan` derives; at most two accountings, no search.
 
     Raises:
@@ -167,7 +119,7 @@ def check_noise(request: Request, noise_std: int) -> None:
     _check_noise(request, mechanism, noise_std, _largest_scale_bits(request, mechanism, lowest))
 
 
-def _least_thousandths(request: Request, mechanism: Mechanism) -> int:
+def _least_thousandths(request: PrivacyRequest, mechanism: Mechanism) -> int:
     """The least noise multiplier in thousandths that keeps A releases within the target; 0 without privacy."""
     if not mechanism.private:
         return 0
@@ -184,7 +136,7 @@ def _least_thousandths(request: Request, mechanism: Mechanism) -> int:
     return least_integer(passes, start)
 
 
-def _passes(request: Request) -> Callable[..., bool]:
+def _passes(request: PrivacyRequest) -> Callable[..., bool]:
     """Whether so many thousandths, at these orders or all, keep A releases within the target."""
     delta, target = request.delta, request.target_epsilon
     assert delta is not None
@@ -197,7 +149,7 @@ def _passes(request: Request) -> Callable[..., bool]:
     return passes
 
 
-def _planned_events(request: Request, thousandths: int) -> list[tuple[Event, int]]:
+def _planned_events(request: PrivacyRequest, thousandths: int) -> list[tuple[Event, int]]:
     """A releases with a noise multiplier of so many thousandths."""
     noise_std = least_noise_std(
         thousandths, shares=shares_of(request), sensitivity=sensitivity_of(request, request.scale_bits)
@@ -206,7 +158,7 @@ def _planned_events(request: Request, thousandths: int) -> list[tuple[Event, int
     return [(replace(booked, noise_multiplier_millionths=1000 * thousandths), most_releases(request))]
 
 
-def _noise(request: Request, mechanism: Mechanism, thousandths: int, *, scale_bits: int) -> int:
+def _noise(request: PrivacyRequest, mechanism: Mechanism, thousandths: int, *, scale_bits: int) -> int:
     """The standard deviation that whoever adds the noise draws, in grid units; 0 without privacy."""
     if not mechanism.private:
         return 0
@@ -214,7 +166,7 @@ def _noise(request: Request, mechanism: Mechanism, thousandths: int, *, scale_bi
     return least_noise_std(thousandths, shares=shares_of(request), sensitivity=sensitivity)
 
 
-def _largest_scale_bits(request: Request, mechanism: Mechanism, thousandths: int) -> int | None:
+def _largest_scale_bits(request: PrivacyRequest, mechanism: Mechanism, thousandths: int) -> int | None:
     """The largest scale_bits <= 20 at which the sum fits into lanes and the noise can be drawn."""
     for bits in range(LARGEST_SCALE_BITS, -1, -1):
         noise = _noise(request, mechanism, thousandths, scale_bits=bits)
@@ -229,7 +181,7 @@ def _largest_scale_bits(request: Request, mechanism: Mechanism, thousandths: int
     return None
 
 
-def _without_guarantees(request: Request, mechanism: Mechanism, thousandths: int) -> Plan:
+def _without_guarantees(request: PrivacyRequest, mechanism: Mechanism, thousandths: int) -> Plan:
     """The plan up to its events, checked."""
     noise = _noise(request, mechanism, thousandths, scale_bits=request.scale_bits)
     largest = _largest_scale_bits(request, mechanism, thousandths)
@@ -283,7 +235,7 @@ def _without_guarantees(request: Request, mechanism: Mechanism, thousandths: int
     return _with_events(planned, request, noise) if mechanism.private else planned
 
 
-def _check_noise(request: Request, mechanism: Mechanism, noise: int, largest: int | None) -> None:
+def _check_noise(request: PrivacyRequest, mechanism: Mechanism, noise: int, largest: int | None) -> None:
     place = f"secure_aggregation.scale_bits is {request.scale_bits}"
     refuse_if(
         mechanism.noise_by == "clients" and noise > LARGEST_NOISE_STD,
@@ -306,7 +258,7 @@ def _check_noise(request: Request, mechanism: Mechanism, noise: int, largest: in
     )
 
 
-def _with_events(planned: Plan, request: Request, noise: int) -> Plan:
+def _with_events(planned: Plan, request: PrivacyRequest, noise: int) -> Plan:
     of_release = releases_of(request, noise)
     assert request.delta is not None
     assert request.target_epsilon is not None
@@ -329,7 +281,7 @@ def _with_events(planned: Plan, request: Request, noise: int) -> Plan:
     )
 
 
-def _with_guarantees(planned: Plan, request: Request, mechanism: Mechanism) -> Plan:
+def _with_guarantees(planned: Plan, request: PrivacyRequest, mechanism: Mechanism) -> Plan:
     """The plan with what it guarantees after A releases."""
     stated = stated_guarantees(request, masked=request.masking)
     named = replace(planned, guarantee=stated[0], further_guarantees=stated[1:])

@@ -4,23 +4,21 @@ A refusal is one sentence: where, what came, what was expected, what to do.
 """
 
 import math
-from dataclasses import dataclass
 from fractions import Fraction
 
 from fedlearn.errors import ConfigError
 from fedlearn.privacy.guarantee import PrivacyUnit
 from fedlearn.privacy.mechanisms import MECHANISMS, Mechanism
 from fedlearn.privacy.plan import Plan
+from fedlearn.privacy.request import PrivacyRequest, threshold_of
 
 __all__ = [
     "LARGEST_SCALE_BITS",
-    "Request",
     "check_request",
     "fits_lanes",
     "largest_cohort",
     "noise_to_signal",
     "refuse_if",
-    "threshold_of",
     "warnings_of",
 ]
 
@@ -29,37 +27,7 @@ _LARGEST_MASKED_COHORT = 256
 _LARGEST_FRACTION_PART = 2**32
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Request:
-    """The public keys of a run that its privacy depends on; None for a key that the mode does not use."""
-
-    mode: str
-    target_epsilon: float | None
-    delta: float | None
-    rounds: int
-    spare_rounds: int
-    max_grad_norm: float | None
-    clipping_norm: float
-    sampling_probability: Fraction | None
-    local_steps: int | None
-    planned_records: int | None
-    population_size: int
-    planned_cohort: int
-    min_survivors: int
-    max_colluders: int | None
-    max_participations: int | None
-    scale_bits: int
-    dimension: int
-    cohorts: str
-    masking: bool
-
-    @property
-    def attempts(self) -> int:
-        """Rounds and spare rounds: how often anybody can be asked."""
-        return self.rounds + self.spare_rounds
-
-
-def check_request(request: Request) -> None:
+def check_request(request: PrivacyRequest) -> None:
     """Refuse what needs no noise to be refused.
 
     Raises:
@@ -83,34 +51,29 @@ def refuse_if(wrong: bool, sentence: str) -> None:
         raise ConfigError(sentence)
 
 
-def threshold_of(planned_cohort: int) -> int:
-    """Shares needed to unmask."""
-    return 2 * planned_cohort // 3 + 1
-
-
-def largest_cohort(request: Request) -> int:
+def largest_cohort(request: PrivacyRequest) -> int:
     """How many clients a sum can hold; for a Poisson cohort, a size passed with probability below e^-10."""
     if request.cohorts == "rotation":
         return request.planned_cohort
     return min(request.population_size, 2 * request.planned_cohort + 32)
 
 
-def fits_lanes(request: Request, *, scale: int, noise_std: int, central_noise_std: int) -> bool:
+def fits_lanes(request: PrivacyRequest, *, scale: int, noise_std: int, central_noise_std: int) -> bool:
     """Whether an entry of the sum stays below 2^31, at 12 standard deviations of each party's noise."""
     vector = scale * Fraction(repr(request.clipping_norm))
     return largest_cohort(request) * (vector + 12 * noise_std) + 12 * central_noise_std < 2**31
 
 
-def _check_presence(request: Request, mechanism: Mechanism) -> None:
+def _check_presence(request: PrivacyRequest, mechanism: Mechanism) -> None:
     for key in sorted(mechanism.required | ({"secure_aggregation.max_colluders"} if request.masking else set())):
         field = key.partition(".")[2]
         if key.startswith("training.") and mechanism.noise_by != "clients":
             continue  # the work needs it, the noise does not
-        if field in Request.__slots__ and getattr(request, field) is None:
+        if field in PrivacyRequest.__slots__ and getattr(request, field) is None:
             raise ConfigError(f'{key} is missing; mode "{request.mode}" needs it, so state it')
 
 
-def _check_ranges(request: Request) -> None:
+def _check_ranges(request: PrivacyRequest) -> None:
     for key, value, least in (
         ("run.rounds", request.rounds, 1),
         ("run.spare_rounds", request.spare_rounds, 0),
@@ -143,7 +106,7 @@ def _check_ranges(request: Request) -> None:
     )
 
 
-def _check_cohort(request: Request, mechanism: Mechanism) -> None:
+def _check_cohort(request: PrivacyRequest, mechanism: Mechanism) -> None:
     size, survivors, colluders = request.planned_cohort, request.min_survivors, request.max_colluders or 0
     place = "secure_aggregation"
     refuse_if(
@@ -185,7 +148,7 @@ def _check_cohort(request: Request, mechanism: Mechanism) -> None:
     )
 
 
-def _check_cohort_kind(request: Request, mechanism: Mechanism) -> None:
+def _check_cohort_kind(request: PrivacyRequest, mechanism: Mechanism) -> None:
     refuse_if(
         request.cohorts not in ("rotation", "poisson"),
         f'secure_aggregation.cohorts is "{request.cohorts}"; expected "rotation" or "poisson"',
@@ -204,7 +167,7 @@ def _check_cohort_kind(request: Request, mechanism: Mechanism) -> None:
     )
 
 
-def _check_participations(request: Request) -> None:
+def _check_participations(request: PrivacyRequest) -> None:
     most = request.max_participations
     if most is None:
         return
@@ -221,7 +184,7 @@ def _check_participations(request: Request) -> None:
     )
 
 
-def _check_delta(request: Request, mechanism: Mechanism) -> None:
+def _check_delta(request: PrivacyRequest, mechanism: Mechanism) -> None:
     if not mechanism.private:
         return
     delta = request.delta
@@ -238,7 +201,7 @@ def _check_delta(request: Request, mechanism: Mechanism) -> None:
     )
 
 
-def _check_grid(request: Request, mechanism: Mechanism) -> None:
+def _check_grid(request: PrivacyRequest, mechanism: Mechanism) -> None:
     scale = 2**request.scale_bits
     refuse_if(
         scale * Fraction(repr(request.clipping_norm)) < 1,
@@ -255,7 +218,7 @@ def _check_grid(request: Request, mechanism: Mechanism) -> None:
     )
 
 
-def noise_to_signal(plan: Plan, request: Request, mechanism: Mechanism) -> float:
+def noise_to_signal(plan: Plan, request: PrivacyRequest, mechanism: Mechanism) -> float:
     """Norm of a sum's noise over the norm of the largest sum that the planned cohort can make."""
     noise_std = plan.noise_std + plan.step_noise_std + plan.central_noise_std
     parties = 1 if mechanism.noise_by == "server" else plan.planned_cohort
@@ -267,7 +230,7 @@ def noise_to_signal(plan: Plan, request: Request, mechanism: Mechanism) -> float
     return noise_std * math.sqrt(parties * plan.dimension) / min(bounds)
 
 
-def warnings_of(plan: Plan, request: Request, mechanism: Mechanism) -> tuple[str, ...]:
+def warnings_of(plan: Plan, request: PrivacyRequest, mechanism: Mechanism) -> tuple[str, ...]:
     """What is allowed and should be known before it is run."""
     warnings: list[str] = []
     if not mechanism.private:

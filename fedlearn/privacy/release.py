@@ -13,7 +13,7 @@ from fedlearn.privacy.assumptions import SECRET_COHORTS
 from fedlearn.privacy.guarantee import Guarantee
 from fedlearn.privacy.mechanisms import MECHANISMS, Mechanism
 from fedlearn.privacy.noise_multiplier import z_booked_millionths
-from fedlearn.privacy.refusals import Request
+from fedlearn.privacy.request import PrivacyRequest
 
 __all__ = [
     "Releases",
@@ -44,17 +44,17 @@ class Releases:
     event_of_single_vector: Event | None
 
 
-def shares_of(request: Request) -> int:
+def shares_of(request: PrivacyRequest) -> int:
     """How many shares of noise a sum is sure to hold: h, or 1 where one party adds all."""
     return request.min_survivors - (request.max_colluders or 0) if _mechanism(request).shares_noise else 1
 
 
-def clip_bound_of(request: Request, scale_bits: int) -> int:
+def clip_bound_of(request: PrivacyRequest, scale_bits: int) -> int:
     """floor(2^scale_bits * clipping_norm), in grid units."""
     return math.floor((1 << scale_bits) * Fraction(repr(request.clipping_norm)))
 
 
-def sensitivity_of(request: Request, scale_bits: int) -> int:
+def sensitivity_of(request: PrivacyRequest, scale_bits: int) -> int:
     """How far one unit moves what is released, in grid units of 1 / 2^scale_bits (record-local: of its own grid)."""
     norm = None if request.max_grad_norm is None else Fraction(repr(request.max_grad_norm))
     return _mechanism(request).sensitivity(
@@ -65,14 +65,14 @@ def sensitivity_of(request: Request, scale_bits: int) -> int:
     )
 
 
-def probability_of(request: Request) -> Fraction:
+def probability_of(request: PrivacyRequest) -> Fraction:
     """The amplification that the first guarantee books: of record coins, or of a Poisson cohort."""
     if request.cohorts == "poisson":
         return Fraction(request.planned_cohort, request.population_size)
     return (request.sampling_probability or Fraction(1)) if _mechanism(request).samples_records else Fraction(1)
 
 
-def most_releases(request: Request) -> int:
+def most_releases(request: PrivacyRequest) -> int:
     """A: what one client can take part in."""
     return min(request.attempts, request.max_participations or request.attempts)
 
@@ -82,7 +82,7 @@ def participations(attempts: int, *, planned_cohort: int, population_size: int, 
     return attempts if cohorts == "poisson" else -(-attempts * planned_cohort // population_size)
 
 
-def releases_of(request: Request, noise_std: int) -> Releases:
+def releases_of(request: PrivacyRequest, noise_std: int) -> Releases:
     """The events of one release whose noise was drawn with standard deviation `noise_std`, in grid units."""
     shares, sensitivity = shares_of(request), sensitivity_of(request, request.scale_bits)
 
@@ -103,7 +103,7 @@ def releases_of(request: Request, noise_std: int) -> Releases:
     )
 
 
-def stated_guarantees(request: Request, *, masked: bool) -> tuple[Guarantee, ...]:
+def stated_guarantees(request: PrivacyRequest, *, masked: bool) -> tuple[Guarantee, ...]:
     """What a private run guarantees in words, the one of `target_epsilon` first; every epsilon is still to be counted.
 
     `masked`: whether vectors were summed under masks, without which the server is not among those it holds against.
@@ -154,5 +154,5 @@ def _amplified(guarantee: Guarantee) -> Guarantee:
     )
 
 
-def _mechanism(request: Request) -> Mechanism:
+def _mechanism(request: PrivacyRequest) -> Mechanism:
     return MECHANISMS[request.mode]

@@ -14,6 +14,7 @@ from fedlearn.model.vector import layout_of
 from fedlearn.privacy.calibration import Plan, plan
 from fedlearn.privacy.discrete_gaussian import discrete_gaussian
 from fedlearn.privacy.mechanisms import MECHANISMS, Mechanism
+from fedlearn.privacy.request import PrivacyRequest
 from fedlearn.round.client_work import work_for
 from fedlearn.round.contribution import Contributor, LocalWork, StackedWork
 from fedlearn.training.local import OnFailure, StepNoise
@@ -45,33 +46,12 @@ class Agreement:
 
 
 def plan_for(config: RunConfig, *, dimension: int, population_size: int) -> Plan:
-    """The run's plan: `privacy.calibration.plan` with the configuration spread out.
+    """The run's plan: `privacy.calibration.plan` of what the configuration asks for.
 
     Raises:
         ConfigError: the plan is refused, with the reason.
     """
-    privacy, aggregation = config.privacy, config.secure_aggregation
-    return plan(
-        mode=privacy.mode,
-        target_epsilon=privacy.target_epsilon,
-        delta=privacy.delta,
-        rounds=config.run.rounds,
-        spare_rounds=config.run.spare_rounds,
-        max_grad_norm=privacy.max_grad_norm,
-        clipping_norm=privacy.clipping_norm,
-        sampling_probability=config.sampling_probability,
-        local_steps=config.training.local_steps,
-        planned_records=privacy.planned_records,
-        population_size=population_size,
-        planned_cohort=aggregation.planned_cohort,
-        min_survivors=aggregation.min_survivors,
-        max_colluders=aggregation.max_colluders,
-        max_participations=privacy.max_participations,
-        scale_bits=aggregation.scale_bits,
-        dimension=dimension,
-        cohorts=aggregation.cohorts,
-        masking=aggregation.masking,
-    )
+    return plan(PrivacyRequest.of(config, population_size=population_size, dimension=dimension))
 
 
 def agree(

@@ -28,6 +28,7 @@ from fedlearn.privacy.calibration import Plan, plan
 from fedlearn.privacy.clipping import Vector
 from fedlearn.privacy.mechanisms import MECHANISMS
 from fedlearn.privacy.quantization import Lanes
+from fedlearn.privacy.request import PrivacyRequest
 from fedlearn.round.contribution import Contributor, contribute
 from fedlearn.secagg.aggregator import Aggregator
 from fedlearn.secagg.messages import Stage
@@ -127,7 +128,7 @@ def an_update(weights: Vector, _: Contributor) -> Vector:
 
 def plan_of(clients: int, dimension: int) -> Plan:
     """A private plan for a vector of this size."""
-    return plan(
+    request = PrivacyRequest(
         mode="client-distributed",
         target_epsilon=8.0,
         delta=1e-5,
@@ -148,6 +149,7 @@ def plan_of(clients: int, dimension: int) -> Plan:
         cohorts="rotation",
         masking=True,
     )
+    return plan(request)
 
 
 if __name__ == "__main__":

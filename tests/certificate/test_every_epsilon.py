@@ -15,7 +15,7 @@ from fedlearn.crypto.signatures import SigningKey
 from fedlearn.errors import ConfigError
 from fedlearn.model.layout import Layout
 from fedlearn.privacy.calibration import check_noise, plan
-from fedlearn.privacy.refusals import Request
+from fedlearn.privacy.request import PrivacyRequest
 
 LAYOUT = Layout(("1.weight", "1.bias"), ((10, 64), (10,)))
 MODEL = save({"1.weight": np.zeros((10, 64), np.float32), "1.bias": np.zeros(10, np.float32)})
@@ -125,8 +125,8 @@ def test_noise_one_unit_off_is_another_noise():
         "cohorts": "rotation",
         "masking": True,
     }
-    planned = plan(**{**keys, "sampling_probability": 1})
-    request = Request(**{**keys, "sampling_probability": 1})
+    request = PrivacyRequest(**{**keys, "sampling_probability": 1})
+    planned = plan(request)
     check_noise(request, planned.noise_std)
     for other in (planned.noise_std - 1, planned.noise_std + 1, 2 * planned.noise_std, 0):
         with pytest.raises(ConfigError, match=r"the noise is \d+ grid units"):

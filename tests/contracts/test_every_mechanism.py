@@ -21,6 +21,7 @@ from fedlearn.privacy.accounting import gaussian_epsilon
 from fedlearn.privacy.calibration import plan
 from fedlearn.privacy.mechanisms import MECHANISMS
 from fedlearn.privacy.quantization import from_lanes
+from fedlearn.privacy.request import PrivacyRequest
 from fedlearn.round.contribution import Contributor, contribute
 
 DELTA = 1e-5
@@ -52,7 +53,7 @@ def plan_for(mode, **changes):
         "cohorts": "rotation",
         "masking": False,
     }
-    return plan(**{**arguments, **changes})
+    return plan(PrivacyRequest(**{**arguments, **changes}))
 
 
 def lower_bound(with_canary, without):

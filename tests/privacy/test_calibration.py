@@ -14,6 +14,7 @@ from fedlearn.privacy.accounting import Event, epsilon_at_order, epsilon_of
 from fedlearn.privacy.calibration import epsilon_after, guarantees_after, plan
 from fedlearn.privacy.guarantee import PrivacyUnit
 from fedlearn.privacy.noise_multiplier import least_integer, least_noise_std, z_booked_millionths
+from fedlearn.privacy.request import PrivacyRequest
 
 DIGITS = {
     "mode": "record-distributed",
@@ -87,7 +88,7 @@ def a_plan(*groups, **changes):
     arguments = dict(DIGITS)
     for group in (*groups, changes):
         arguments |= group
-    return plan(**arguments)
+    return plan(PrivacyRequest(**arguments))
 
 
 def test_digits_is_planned_as_computed_by_hand():

@@ -15,6 +15,7 @@ from fedlearn.privacy.calibration import plan
 from fedlearn.privacy.guarantee import PrivacyUnit
 from fedlearn.privacy.mechanisms import MECHANISMS
 from fedlearn.privacy.noise_multiplier import z_booked_millionths
+from fedlearn.privacy.request import PrivacyRequest
 
 DIMENSION = 40
 BASE = {
@@ -40,7 +41,7 @@ BASE = {
 
 
 def a_plan(mode, **changes):
-    return plan(**{**BASE, "mode": mode, **changes})
+    return plan(PrivacyRequest(**{**BASE, "mode": mode, **changes}))
 
 
 def entropy_of(number):
