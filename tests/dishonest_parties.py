@@ -8,6 +8,7 @@ import numpy as np
 from fedlearn.audit.parties import Parties
 from fedlearn.audit.setting import agree_on, changed
 from fedlearn.crypto.keystream import stream_entropy
+from fedlearn.privacy.noise_sources import NOBODY
 from fedlearn.round.agreement import Agreement
 
 
@@ -20,10 +21,7 @@ class NoNoise(Parties):
     """Whoever adds noise forgets it."""
 
     def __init__(self, agreement, entropy):
-        class Silent(type(agreement.mechanism)):
-            noise_by = "nobody"
-
-        super().__init__(replace(agreement, mechanism=Silent()), entropy)
+        super().__init__(replace(agreement, mechanism=replace(agreement.mechanism, noise=NOBODY)), entropy)
 
 
 class NineTenths(Parties):
@@ -33,8 +31,8 @@ class NineTenths(Parties):
 
     def __init__(self, agreement, entropy):
         plan = agreement.plan
-        kinds = {name: round(self.factor * getattr(plan, name)) for name in ("noise_std", "central_noise_std")}
-        super().__init__(replace(agreement, plan=replace(plan, **kinds)), entropy)
+        short = replace(plan, noise_std=round(self.factor * plan.noise_std))
+        super().__init__(replace(agreement, plan=short), entropy)
 
 
 class OverRootTwo(NineTenths):

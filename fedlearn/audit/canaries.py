@@ -43,17 +43,11 @@ def along_directions(setting: Setting, released: Vector) -> Vector:
 def reach(setting: Setting) -> float:
     """The L2 distance by which one canary moves what is released."""
     config, plan = setting.config, setting.agreement.plan
-    match setting.agreement.mechanism.local_work:
-        case "record-sum":
-            assert config.privacy.max_grad_norm is not None
-            return config.privacy.max_grad_norm / float(plan.divisor)
-        case "private-steps":
-            assert config.privacy.max_grad_norm is not None
-            assert plan.planned_batch is not None
-            step = config.training.learning_rate / float(plan.planned_batch)
-            return step * config.privacy.max_grad_norm / float(plan.divisor)
-        case "update":
-            return config.privacy.clipping_norm / float(plan.divisor)
+    if not setting.agreement.mechanism.work.of_records:
+        return config.privacy.clipping_norm / float(plan.divisor)
+    assert config.privacy.max_grad_norm is not None
+    step = 1.0 if plan.planned_batch is None else config.training.learning_rate / float(plan.planned_batch)
+    return step * config.privacy.max_grad_norm / float(plan.divisor)
 
 
 def _release(setting: Setting, turn: int) -> Release:
@@ -90,7 +84,7 @@ def _records(setting: Setting, columns: NDArray[np.int64]) -> Dataset:
 def _bound(setting: Setting) -> float:
     """How long a gradient may be; for updates, the gradient that makes the longest in one step."""
     config = setting.config
-    if setting.agreement.mechanism.local_work == "update":
+    if not setting.agreement.mechanism.work.of_records:
         return config.privacy.clipping_norm / config.training.learning_rate
     assert config.privacy.max_grad_norm is not None
     return config.privacy.max_grad_norm

@@ -146,7 +146,7 @@ def _apart(directions: NDArray[np.float64]) -> NDArray[np.int64]:
 
 def _sign(config: RunConfig) -> int:
     """An update points where the gradient does not."""
-    return 1 if MECHANISMS[config.privacy.mode].local_work == "record-sum" else -1
+    return 1 if MECHANISMS[config.privacy.mode].work.server_factor(1.0) < 0 else -1
 
 
 def _named(engine: str, checks: list[Check]) -> list[Check]:

@@ -39,7 +39,7 @@ _EPSILON = 20.0  # of all rounds; a larger one is refused where noise is made of
 
 def bound_of(config: RunConfig) -> float:
     """How long a record's gradient, or the gradient that makes an update, may be."""
-    private_records = MECHANISMS[config.privacy.mode].local_work != "update"
+    private_records = MECHANISMS[config.privacy.mode].work.of_records
     bound = config.privacy.max_grad_norm if private_records else _BOUND_OF_UPDATES
     assert bound is not None
     return bound
@@ -116,7 +116,7 @@ class _Attacker:
 
     def __init__(self, data: SimulatedData, weights: Sequence[Vector], progress: Callable[[], None] | None) -> None:
         plan, mechanism = data.plan, MECHANISMS[data.config.privacy.mode]
-        factor = mechanism.server_factor(data.config.training.learning_rate)
+        factor = mechanism.work.server_factor(data.config.training.learning_rate)
         self._units = float(plan.divisor) * 2**plan.scale_bits / factor
         self._weights, self._progress = weights, progress
         self.released: list[Vector] = []
@@ -160,9 +160,9 @@ def _smaller(config: RunConfig) -> RunConfig:
 def _changes(config: RunConfig, dimension: int, rounds: int, *, coins: bool) -> Changes:
     privacy, mechanism = config.privacy, MECHANISMS[config.privacy.mode]
     training: dict[str, object] = {"local_steps": 1}
-    if mechanism.local_work == "update":
+    if not mechanism.work.of_records:
         training |= {"batch_size": 1, "learning_rate": privacy.clipping_norm / _BOUND_OF_UPDATES}
-    elif mechanism.local_work == "private-steps":
+    elif mechanism.noise.in_each_vector:
         longer = max(1.0, 2 * most_copies(config) / math.sqrt(dimension))
         training |= {"learning_rate": unclipped_rate(config, dimension) / longer}
     private: dict[str, object] = {"max_participations": rounds} if privacy.max_participations is not None else {}
@@ -175,7 +175,7 @@ def _changes(config: RunConfig, dimension: int, rounds: int, *, coins: bool) -> 
 
 def most_copies(config: RunConfig) -> int:
     """How often one record may lie at one client, so that the client's own clip leaves the sum alone."""
-    if MECHANISMS[config.privacy.mode].local_work == "update":
+    if not MECHANISMS[config.privacy.mode].work.of_records:
         return 1
     return min(_MOST_COPIES, max(1, math.floor(0.9 * config.privacy.clipping_norm / bound_of(config))))
 
@@ -184,20 +184,17 @@ def _released(data: SimulatedData) -> tuple[float, float]:
     """Of the sum that leaves, in its grid units: how long one canary may be, and the noise's standard deviation."""
     config, plan = data.config, data.plan
     clients = config.secure_aggregation.planned_cohort
-    match MECHANISMS[config.privacy.mode].noise_by:
-        case "shares":
-            return plan.sensitivity, math.sqrt(clients) * plan.noise_std
-        case "server":
-            return plan.sensitivity, plan.central_noise_std
-        case "nobody":
-            return plan.clip_bound, 0.0
-        case "clients":
-            assert config.privacy.max_grad_norm is not None
-            assert plan.planned_batch is not None
-            _, step = step_units(
-                learning_rate=config.training.learning_rate,
-                max_grad_norm=config.privacy.max_grad_norm,
-                planned_batch=plan.planned_batch,
-            )
-            unit = step * 2**plan.scale_bits
-            return plan.sensitivity * unit, math.sqrt(clients) * plan.step_noise_std * unit
+    noise = MECHANISMS[config.privacy.mode].noise
+    if noise.in_shares:
+        return plan.sensitivity, math.sqrt(clients) * plan.noise_std
+    if not noise.in_each_vector:
+        return (plan.sensitivity if noise.at_server else plan.clip_bound), plan.noise_std
+    assert config.privacy.max_grad_norm is not None
+    assert plan.planned_batch is not None
+    _, step = step_units(
+        learning_rate=config.training.learning_rate,
+        max_grad_norm=config.privacy.max_grad_norm,
+        planned_batch=plan.planned_batch,
+    )
+    unit = step * 2**plan.scale_bits
+    return plan.sensitivity * unit, math.sqrt(clients) * plan.noise_std * unit

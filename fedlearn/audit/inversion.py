@@ -28,6 +28,7 @@ from fedlearn.data.dataset import Dataset
 from fedlearn.errors import ConfigError
 from fedlearn.model.vector import read_parameters
 from fedlearn.privacy.clipping import Vector
+from fedlearn.privacy.noise_sources import NoiseSource
 from fedlearn.privacy.quantization import from_lanes
 from fedlearn.round.agreement import agree
 from fedlearn.round.contribution import Contributor
@@ -117,7 +118,7 @@ def audit_inversion(
     mean = np.broadcast_to(public.features.mean(axis=0, dtype=np.float64), originals.shape)
     cosines = {what: _cosines(originals, found) for what, found in images.items()}
     usual = _cosines(originals, mean)
-    protected = _protected(mechanism.noise_by, masking=masking)
+    protected = _protected(mechanism.noise, masking=masking)
     control_passed = float(cosines["control"].mean()) > _CONTROL_AT_LEAST
     shown = [originals, images["control"], images["sent"], images["aggregate"], mean]
     return InversionAudit(
@@ -154,9 +155,9 @@ def _rebuilt(
     return {what: np.array(found).reshape(data.train.features.shape) for what, found in rebuilt.items()}
 
 
-def _protected(noise_by: str, *, masking: bool) -> tuple[str, ...]:
+def _protected(noise: NoiseSource, *, masking: bool) -> tuple[str, ...]:
     """What the guarantee covers: a client's vector by its own noise, or else by its masks; the sum always."""
-    alone = noise_by in ("shares", "clients")
+    alone = noise.in_shares or noise.in_each_vector
     covered = (alone or masking, alone and masking, True)
     return tuple(name for name, holds in zip(InversionAudit.FROM, covered, strict=True) if holds)
 
@@ -173,7 +174,7 @@ class _Attack:
         self._parties.weights = read_parameters(model)
         plan = agreement.plan
         self._survivors = plan.min_survivors
-        self._honest = plan.honest_survivors if agreement.mechanism.shares_noise else plan.min_survivors
+        self._honest = plan.honest_survivors if agreement.mechanism.noise.in_shares else plan.min_survivors
         self._nobody = data.train.take(np.zeros(0, dtype=np.int64))
         self._masked = MaskedRounds(config, agreement) if config.secure_aggregation.masking else None
 

@@ -179,7 +179,7 @@ def _of_engine(whole: EngineAttack | None) -> dict[str, Any]:
 
 def _masked_rounds(setting: Setting, releases: int) -> int:
     """How many releases go through secure aggregation: none where the guarantee does not need it, or it is off."""
-    if not (setting.config.secure_aggregation.masking and setting.agreement.mechanism.noise_by != "clients"):
+    if not (setting.config.secure_aggregation.masking and not setting.agreement.mechanism.noise.in_each_vector):
         return 0
     pairs = setting.agreement.plan.planned_cohort**2
     return min(releases, _MASKED_ROUNDS, max(1, _MASKED_PAIRS // pairs))
@@ -219,7 +219,7 @@ class _Attack:
             total = unmasked
         theirs = lanes[self._setting.honest :]
         seen = self._parties.finish([total, np.negative(theirs.sum(axis=0, dtype=np.uint32))])
-        plan, factor = self._setting.agreement.plan, self._setting.agreement.mechanism.server_factor(1.0)
+        plan, factor = self._setting.agreement.plan, self._setting.agreement.mechanism.work.server_factor(1.0)
         own = theirs[0].astype(np.int32) if len(theirs) else np.zeros(plan.dimension)
         return seen, own * (factor / float(plan.divisor * 2**plan.scale_bits))
 

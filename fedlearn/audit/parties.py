@@ -25,7 +25,7 @@ class Parties:
         self.agreement, self.entropy = agreement, entropy
         self.weights = np.zeros(agreement.layout.dimension)
         # Steps with noise are taken anew in each release; other work has no chance in it here, and is done once.
-        private_steps = agreement.mechanism.noise_by == "clients"
+        private_steps = agreement.mechanism.noise.in_each_vector
         self.work = agreement.work if private_steps else _once(agreement.work)
 
     def contribute(self, clients: Sequence[Contributor]) -> Lanes:

@@ -118,7 +118,7 @@ def _single_release(config: RunConfig) -> RunConfig:
         "privacy": {"target_epsilon": target, "sampling_probability": "1", "max_participations": 1},
         "secure_aggregation": {"cohorts": "rotation"},
     }
-    if MECHANISMS[config.privacy.mode].noise_by == "clients":
+    if MECHANISMS[config.privacy.mode].noise.in_each_vector:
         changes["training"] = {"local_steps": 1, "learning_rate": unclipped_rate(config, _dimension(config))}
     return changed(config, changes)
 
@@ -159,13 +159,10 @@ def changed(config: RunConfig, changes: Changes) -> RunConfig:
 def _observed(config: RunConfig) -> tuple[int, int]:
     """How many honest clients are in what the adversary sees, and how many of the others in it work with it."""
     survivors, colluders = config.secure_aggregation.min_survivors, config.secure_aggregation.max_colluders or 0
-    match MECHANISMS[config.privacy.mode].noise_by:
-        case "shares":
-            return survivors - colluders, colluders
-        case "clients":
-            return 1, 0  # the guarantee holds for each vector alone
-        case _:
-            return survivors, 0
+    noise = MECHANISMS[config.privacy.mode].noise
+    if noise.in_shares:
+        return survivors - colluders, colluders
+    return (1 if noise.in_each_vector else survivors), 0  # the guarantee may hold for each vector alone
 
 
 def _canaries_within_bounds(config: RunConfig, honest: int) -> int:
@@ -173,7 +170,7 @@ def _canaries_within_bounds(config: RunConfig, honest: int) -> int:
     mechanism = MECHANISMS[config.privacy.mode]
     if mechanism.privacy_unit is PrivacyUnit.CLIENT:
         return honest
-    if mechanism.noise_by == "clients":  # each step is noised before the client's norm is bounded
+    if mechanism.noise.in_each_vector:  # each step is noised before the client's norm is bounded
         return 1 << 20
     assert config.privacy.max_grad_norm is not None
     ratio = Fraction(repr(config.privacy.clipping_norm)) / Fraction(repr(config.privacy.max_grad_norm))
@@ -194,7 +191,7 @@ def _as_small_as_allowed(config: RunConfig, dimension: int, canaries: int) -> in
 
 def _noise(config: RunConfig, dimension: int) -> tuple[int, ...]:
     planned = plan_for(config, dimension=dimension, population_size=config.secure_aggregation.planned_cohort)
-    return planned.sensitivity, planned.noise_std, planned.step_noise_std, planned.central_noise_std
+    return planned.sensitivity, planned.noise_std
 
 
 def agree_on(config: RunConfig, dimension: int, entropy: Entropy) -> Agreement:

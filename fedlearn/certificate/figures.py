@@ -49,7 +49,7 @@ def request_of(config: bytes, *, population_size: int, dimension: int) -> Privac
 def noise_of(request: PrivacyRequest, noise_std: int) -> dict[str, Any]:
     """Who adds the noise, its standard deviation, how far one unit moves the sum, how many shares a sum is sure of."""
     return {
-        "by": MECHANISMS[request.mode].noise_by,
+        "by": MECHANISMS[request.mode].noise.name,
         "std": noise_std,
         "sensitivity": sensitivity_of(request, request.scale_bits),
         "shares": shares_of(request),

@@ -173,7 +173,7 @@ def _events(content: Mapping[str, Any], _: bytes) -> str:
     drawn = {derived["by"]}
     if content["kind"] == "simulation":
         summed = (False,) if request.masking else (False, True)
-        drawn |= {MECHANISMS[request.mode].noise_in_simulation(summed=which) for which in summed}
+        drawn |= {MECHANISMS[request.mode].noise.drawn_in_simulation(summed=which) for which in summed}
     _require(noise["drawn"] in drawn, f"the noise is said to be drawn by {noise['drawn']}")
     expected, events = booked_event(request, noise["std"]), content["events"]
     _require(all(line["event"] == expected for line in events), "an event is not what the configuration and noise give")

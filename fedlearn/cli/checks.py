@@ -31,7 +31,7 @@ def plan(
     from fedlearn.config.run_config import RunConfig
 
     config = RunConfig.load(scenario, set_ or [])
-    from fedlearn import simulation  # torch loads here: a wrong key is answered before
+    from fedlearn.simulation import run as simulation  # torch loads here: a wrong key is answered before
 
     try:
         planned = simulation.plan(config)
@@ -50,11 +50,13 @@ def plan(
 
 
 def _show(planned: "Plan", *, masking: bool) -> None:
+    from fedlearn.privacy.mechanisms import MECHANISMS
+
     rows = {
         "mode": planned.mode,
         "noise multiplier": f"{planned.noise_multiplier:g}",
         "noise to signal": f"{planned.noise_to_signal:.3g} (norm of the noise over the largest possible sum)",
-        "noise share of a client": f"{planned.noise_std} grid units of 2^-{planned.scale_bits}",
+        "noise": f"{planned.noise_std} grid units, drawn by {MECHANISMS[planned.mode].noise.drawn_by}",
         "sensitivity": f"{planned.sensitivity} grid units",
         "model": f"{planned.dimension} parameters; a client sends {planned.bytes_per_round} bytes a round",
         "cohort": f"{planned.planned_cohort} clients, at least {planned.min_survivors} in every sum",

@@ -55,8 +55,8 @@ def simulate(
 
 
 def _simulate(config: "RunConfig", output: Path | None, repeat: int) -> list["RunResult"]:
-    from fedlearn import simulation  # torch and flwr load here, so that --help stays quick
     from fedlearn.cli.display import live_display
+    from fedlearn.simulation import run as simulation  # torch and flwr load here, so that --help stays quick
 
     if output is not None and repeat > 1:
         simulation.check_output(output)  # each run gets a folder of its own in it

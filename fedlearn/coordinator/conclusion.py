@@ -184,7 +184,7 @@ def _evidence(
         config=data.config.to_bytes(),
         population_size=data.population_size,
         noise=summary["noise"],
-        noise_std=max(plan.noise_std, plan.step_noise_std, plan.central_noise_std),
+        noise_std=plan.noise_std,
         layout=layout,
         model_file=model_file,
         attempts=folder.lines("events.jsonl"),
@@ -223,7 +223,7 @@ def main(folder: Path, key_file: Path) -> int:
     try:
         population = len(run.roster().members)
         data = PublicData.load(load_run(run.file("config.toml")), population_size=population)
-        noise, key = MECHANISMS[data.config.privacy.mode].noise_by, read_signing_key(key_file)
+        noise, key = MECHANISMS[data.config.privacy.mode].noise.name, read_signing_key(key_file)
         conclude(run, data, engine=DEPLOYED, noise=noise, key=key)
     except FedlearnError as error:
         _log.error("%s", one_line(str(error)))

@@ -41,7 +41,7 @@ class ServerNoiseBooking:
             RefusedError: the ledger cannot be used.
         """
         mechanism = MECHANISMS[config.privacy.mode]
-        if mechanism.noise_by != "server" or plan.ledger_event is None or plan.ledger_order is None:
+        if not mechanism.noise.at_server or plan.ledger_event is None or plan.ledger_order is None:
             yield None
             return
         assert mechanism.privacy_unit is not None

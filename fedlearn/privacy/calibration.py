@@ -173,8 +173,8 @@ def _largest_scale_bits(request: PrivacyRequest, mechanism: Mechanism, thousandt
         fits = fits_lanes(
             request,
             scale=2**bits,
-            noise_std=noise if mechanism.shares_noise else 0,
-            central_noise_std=noise if mechanism.noise_by == "server" else 0,
+            noise_of_client=noise if mechanism.noise.in_shares else 0,
+            noise_of_server=noise if mechanism.noise.at_server else 0,
         )
         if fits and noise <= LARGEST_NOISE_STD:
             return bits
@@ -199,15 +199,13 @@ def _without_guarantees(request: PrivacyRequest, mechanism: Mechanism, thousandt
         clip_bound=clip_bound_of(request, request.scale_bits),
         sensitivity=sensitivity,
         noise_multiplier_millionths=multiplier,
-        noise_std=noise if mechanism.shares_noise else 0,
-        step_noise_std=noise if mechanism.noise_by == "clients" else 0,
-        central_noise_std=noise if mechanism.noise_by == "server" else 0,
-        divisor=mechanism.divisor(
+        noise_std=noise,
+        divisor=mechanism.work.divisor(
             planned_cohort=request.planned_cohort,
             sampling_probability=probability,
             planned_records=request.planned_records,
         ),
-        planned_batch=mechanism.planned_batch(
+        planned_batch=mechanism.work.planned_batch(
             planned_cohort=request.planned_cohort,
             sampling_probability=probability,
             planned_records=request.planned_records,
@@ -238,7 +236,7 @@ def _without_guarantees(request: PrivacyRequest, mechanism: Mechanism, thousandt
 def _check_noise(request: PrivacyRequest, mechanism: Mechanism, noise: int, largest: int | None) -> None:
     place = f"secure_aggregation.scale_bits is {request.scale_bits}"
     refuse_if(
-        mechanism.noise_by == "clients" and noise > LARGEST_NOISE_STD,
+        mechanism.noise.in_each_vector and noise > LARGEST_NOISE_STD,
         f"the noise of a step would be {noise} grid units; expected less than 2^26: raise target_epsilon, or lower "
         "rounds or local_steps",
     )

@@ -13,7 +13,7 @@ __all__ = ["Plan"]
 class Plan:
     """Server and client both derive it from the same public arguments; the client refuses any difference.
 
-    Grid units are 1 / 2^scale_bits, except in record-local, whose `sensitivity` and `step_noise_std` are in units of
+    Grid units are 1 / 2^scale_bits, except in record-local, whose `sensitivity` and `noise_std` are in units of
     2^-18 * max_grad_norm. A standard deviation is 0 where that party adds no noise.
     """
 
@@ -25,9 +25,7 @@ class Plan:
     clip_bound: int  # floor(2^scale_bits * clipping_norm)
     sensitivity: int
     noise_multiplier_millionths: int  # z_booked * 10^6
-    noise_std: int  # one client's share
-    step_noise_std: int  # record-local: one step of one client
-    central_noise_std: int  # client-central: the server
+    noise_std: int  # of whoever draws it: one client's share, one step of one client, or the server; 0 without privacy
     divisor: Fraction  # a sum divided by divisor * 2^scale_bits is the mean
     planned_batch: Fraction | None  # record-local: the expected batch of one client's step
     releases: int  # A: what one client can take part in

@@ -58,16 +58,16 @@ def largest_cohort(request: PrivacyRequest) -> int:
     return min(request.population_size, 2 * request.planned_cohort + 32)
 
 
-def fits_lanes(request: PrivacyRequest, *, scale: int, noise_std: int, central_noise_std: int) -> bool:
+def fits_lanes(request: PrivacyRequest, *, scale: int, noise_of_client: int, noise_of_server: int) -> bool:
     """Whether an entry of the sum stays below 2^31, at 12 standard deviations of each party's noise."""
     vector = scale * Fraction(repr(request.clipping_norm))
-    return largest_cohort(request) * (vector + 12 * noise_std) + 12 * central_noise_std < 2**31
+    return largest_cohort(request) * (vector + 12 * noise_of_client) + 12 * noise_of_server < 2**31
 
 
 def _check_presence(request: PrivacyRequest, mechanism: Mechanism) -> None:
     for key in sorted(mechanism.required | ({"secure_aggregation.max_colluders"} if request.masking else set())):
         field = key.partition(".")[2]
-        if key.startswith("training.") and mechanism.noise_by != "clients":
+        if key.startswith("training.") and not mechanism.noise.in_each_vector:
             continue  # the work needs it, the noise does not
         if field in PrivacyRequest.__slots__ and getattr(request, field) is None:
             raise ConfigError(f'{key} is missing; mode "{request.mode}" needs it, so state it')
@@ -123,10 +123,10 @@ def _check_cohort(request: PrivacyRequest, mechanism: Mechanism) -> None:
         f"{place}.planned_cohort is {size}; expected 3 to {_LARGEST_MASKED_COHORT} with masking: every client agrees "
         "on a mask with every other; take a smaller cohort that rotates",
     )
-    if not (mechanism.shares_noise or request.masking):
+    if not (mechanism.noise.in_shares or request.masking):
         return
     refuse_if(
-        mechanism.shares_noise and colluders < 1,
+        mechanism.noise.in_shares and colluders < 1,
         f"{place}.max_colluders is {colluders}; expected at least 1: each participant knows its own share of the noise "
         "and sees every model",
     )
@@ -142,7 +142,7 @@ def _check_cohort(request: PrivacyRequest, mechanism: Mechanism) -> None:
         "the masks themselves fall; take a larger cohort",
     )
     refuse_if(
-        mechanism.shares_noise and survivors - colluders < 2,
+        mechanism.noise.in_shares and survivors - colluders < 2,
         f"{place}.min_survivors - max_colluders is {survivors - colluders}; expected at least 2 honest shares of noise "
         "in every sum; raise min_survivors or lower max_colluders",
     )
@@ -156,7 +156,7 @@ def _check_cohort_kind(request: PrivacyRequest, mechanism: Mechanism) -> None:
     if request.cohorts == "rotation":
         return
     refuse_if(
-        not mechanism.poisson_cohorts,
+        not mechanism.noise.at_server,
         f'secure_aggregation.cohorts is "poisson" in mode "{request.mode}"; expected "rotation": amplification may be '
         'booked only where the noise does not depend on who came, which is mode "client-central"',
     )
@@ -209,7 +209,7 @@ def _check_grid(request: PrivacyRequest, mechanism: Mechanism) -> None:
         "grid unit; raise scale_bits",
     )
     norm = None if request.max_grad_norm is None else Fraction(repr(request.max_grad_norm))
-    units = mechanism.record_units(scale=scale, max_grad_norm=norm)
+    units = mechanism.work.record_units(scale=scale, max_grad_norm=norm)
     # sqrt(d) > 0.05 * units, exactly
     refuse_if(
         units is not None and 400 * request.dimension > units**2,
@@ -220,14 +220,13 @@ def _check_grid(request: PrivacyRequest, mechanism: Mechanism) -> None:
 
 def noise_to_signal(plan: Plan, request: PrivacyRequest, mechanism: Mechanism) -> float:
     """Norm of a sum's noise over the norm of the largest sum that the planned cohort can make."""
-    noise_std = plan.noise_std + plan.step_noise_std + plan.central_noise_std
-    parties = 1 if mechanism.noise_by == "server" else plan.planned_cohort
+    parties = 1 if mechanism.noise.at_server else plan.planned_cohort
     norm = None if request.max_grad_norm is None else Fraction(repr(request.max_grad_norm))
-    units = mechanism.record_units(scale=2**plan.scale_bits, max_grad_norm=norm)
-    bounds = [plan.planned_cohort * (plan.clip_bound if mechanism.noise_by != "clients" else math.inf)]
+    units = mechanism.work.record_units(scale=2**plan.scale_bits, max_grad_norm=norm)
+    bounds = [plan.planned_cohort * (plan.clip_bound if not mechanism.noise.in_each_vector else math.inf)]
     if units is not None and request.planned_records is not None:
         bounds.append(float(units * request.planned_records))
-    return noise_std * math.sqrt(parties * plan.dimension) / min(bounds)
+    return plan.noise_std * math.sqrt(parties * plan.dimension) / min(bounds)
 
 
 def warnings_of(plan: Plan, request: PrivacyRequest, mechanism: Mechanism) -> tuple[str, ...]:
@@ -246,7 +245,7 @@ def warnings_of(plan: Plan, request: PrivacyRequest, mechanism: Mechanism) -> tu
             f"the noise of a round is {plan.noise_to_signal:.2f} times as long as the largest possible sum; expect "
             "little accuracy: more clients or records, fewer rounds or parameters, or a larger epsilon"
         )
-    if mechanism.shares_noise and not request.masking and plan.guarantee:
+    if mechanism.noise.in_shares and not request.masking and plan.guarantee:
         warnings.append(
             "masking is off: the guarantee does not hold against the server, which sees each client's vector at "
             f"epsilon {plan.guarantee.epsilon_if_masking_fails:.2f}"

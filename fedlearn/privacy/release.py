@@ -46,7 +46,9 @@ class Releases:
 
 def shares_of(request: PrivacyRequest) -> int:
     """How many shares of noise a sum is sure to hold: h, or 1 where one party adds all."""
-    return request.min_survivors - (request.max_colluders or 0) if _mechanism(request).shares_noise else 1
+    return _mechanism(request).noise.certain_shares(
+        min_survivors=request.min_survivors, max_colluders=request.max_colluders or 0
+    )
 
 
 def clip_bound_of(request: PrivacyRequest, scale_bits: int) -> int:
@@ -57,7 +59,7 @@ def clip_bound_of(request: PrivacyRequest, scale_bits: int) -> int:
 def sensitivity_of(request: PrivacyRequest, scale_bits: int) -> int:
     """How far one unit moves what is released, in grid units of 1 / 2^scale_bits (record-local: of its own grid)."""
     norm = None if request.max_grad_norm is None else Fraction(repr(request.max_grad_norm))
-    return _mechanism(request).sensitivity(
+    return _mechanism(request).work.sensitivity(
         clip_bound=clip_bound_of(request, scale_bits),
         scale=2**scale_bits,
         max_grad_norm=norm,
@@ -88,7 +90,7 @@ def releases_of(request: PrivacyRequest, noise_std: int) -> Releases:
 
     def event(of_shares: int) -> Event:
         return Event(
-            count=_mechanism(request).sums_in_release(request.local_steps),
+            count=_mechanism(request).work.sums_in_release(request.local_steps),
             eta=eta_of(probability_of(request), dimension=request.dimension, noise_variance=of_shares * noise_std**2),
             noise_multiplier_millionths=z_booked_millionths(noise_std, shares=of_shares, sensitivity=sensitivity),
             sampling_probability=probability_of(request),
@@ -99,7 +101,7 @@ def releases_of(request: PrivacyRequest, noise_std: int) -> Releases:
     return Releases(
         event=booked,
         ledger_event=unsampled if request.cohorts == "poisson" else booked,
-        event_of_single_vector=event(1) if _mechanism(request).shares_noise else None,
+        event_of_single_vector=event(1) if _mechanism(request).noise.in_shares else None,
     )
 
 
@@ -117,7 +119,7 @@ def stated_guarantees(request: PrivacyRequest, *, masked: bool) -> tuple[Guarant
         delta=request.delta,
         privacy_unit=mechanism.privacy_unit,
         neighboring_relation=mechanism.neighboring_relation,
-        holds_against=mechanism.holds_against(max_colluders=request.max_colluders, masking=masked),
+        holds_against=mechanism.noise.holds_against(max_colluders=request.max_colluders, masking=masked),
         mechanism=mechanism.description,
         accountant=_ACCOUNTANT,
         assumptions=mechanism.assumptions(masking=masked),

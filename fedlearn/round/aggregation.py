@@ -23,7 +23,7 @@ def noised_sum(contributions: Iterable[Lanes], *, mechanism: Mechanism, plan: Pl
     for lanes in contributions:
         total += lanes
     # Added modulo 2^32 too: where a sum wraps around, the noise still covers what one client moved.
-    return total + to_lanes(mechanism.central_noise(plan, plan.dimension, entropy))
+    return total + to_lanes(mechanism.noise.central(plan, entropy))
 
 
 def finish_round(noised: Lanes, *, mechanism: Mechanism, plan: Plan, learning_rate: float) -> Vector:
@@ -31,7 +31,7 @@ def finish_round(noised: Lanes, *, mechanism: Mechanism, plan: Plan, learning_ra
 
     The divisor is a public constant, never a count (docs/privacy-model.md).
     """
-    factor = mechanism.server_factor(learning_rate)
+    factor = mechanism.work.server_factor(learning_rate)
     return from_lanes(noised).astype(np.float64) * (factor / float(plan.divisor * 2**plan.scale_bits))
 
 

@@ -54,7 +54,7 @@ class Work:
             "record-sum": self.plan.divisor / self.plan.planned_cohort,
             "private-steps": self.plan.planned_batch,
             "update": self.config.training.batch_size,
-        }[MECHANISMS[self.plan.mode].local_work]
+        }[MECHANISMS[self.plan.mode].work.name]
         assert records is not None
         sorted_by_size = MECHANISMS[self.plan.mode].samples_records
         return block_size(self.plan.dimension, math.ceil(records / 5 if sorted_by_size else records), self.device)
@@ -181,7 +181,7 @@ class Work:
             "max_grad_norm": privacy.max_grad_norm,
             "sampling_probability": self.config.sampling_probability,
             "planned_batch": self.plan.planned_batch,
-            "step_noise_std": self.plan.step_noise_std,
+            "step_noise_std": self.plan.noise_std,
             "step_noise": self.step_noise,
             "entropy": self.entropy,
         }
@@ -235,7 +235,7 @@ def work_for(
     if not has_closed_form(model):
         many["record-sum"] = work.stacked_record_sums
     stackable = sums is None and stack(model) is not None
-    alone_one, together = _watched(one[mechanism.local_work], on_failure), many.get(mechanism.local_work)
+    alone_one, together = _watched(one[mechanism.work.name], on_failure), many.get(mechanism.work.name)
     return alone_one, together if stackable else None, work.block
 
 

@@ -13,12 +13,13 @@ __all__ = ["context_fields_of"]
 
 def context_fields_of(config: RunConfig, plan: Plan, layout: Layout, roster_hash: bytes) -> ContextFields:
     """Every field of the context but session, round, attempt and model hash (docs/protocol.md)."""
-    sampling = config.sampling_probability if MECHANISMS[plan.mode].samples_records else 1
+    mechanism = MECHANISMS[plan.mode]
+    sampling = config.sampling_probability if mechanism.samples_records else 1
     return ContextFields(
         config_hash=hashlib.sha256(config.to_bytes()).digest(),
         roster_hash=roster_hash,
         layout_hash=hashlib.sha256(layout.to_bytes()).digest(),
-        privacy_mode=MECHANISMS[plan.mode].code,
+        privacy_mode=mechanism.code,
         planned_cohort=plan.planned_cohort,
         threshold=plan.threshold,
         min_survivors=plan.min_survivors,
@@ -27,7 +28,7 @@ def context_fields_of(config: RunConfig, plan: Plan, layout: Layout, roster_hash
         scale_bits=plan.scale_bits,
         sensitivity=plan.sensitivity,
         clip_bound=plan.clip_bound,
-        noise_std=plan.noise_std,
+        noise_std=plan.noise_std if mechanism.noise.in_shares else 0,
         sampling_numerator=sampling.numerator,
         sampling_denominator=sampling.denominator,
         stage_seconds=config.secure_aggregation.stage_seconds,

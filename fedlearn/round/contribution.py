@@ -53,10 +53,10 @@ def contribute(
     lanes = np.empty((len(clients), len(weights)), dtype=np.uint32)
     done = 0
     for block in _blocks(weights, clients, work, stacked):
-        grid = mechanism.to_grid(block, plan)
+        grid = mechanism.work.to_grid(block, plan)
         rows = len(block)
         del block  # a large model's vector goes before its noise comes
-        grid += mechanism.noise_share(plan, grid.shape, entropy)
+        grid += mechanism.noise.share(plan, grid.shape, entropy)
         lanes[done : done + rows] = to_lanes(grid)
         done += rows
     return lanes
@@ -74,11 +74,11 @@ def clean_sum(
     """What the rows of `contribute` sum up to without the shares of noise, (d,) int64; no row is kept.
 
     For a simulation whose vectors are summed where they are made: nothing of it may leave before the noise of the sum
-    is added (`Mechanism.noise_of_sum`).
+    is added (`NoiseSource.of_sum`).
     """
     total = np.zeros(len(weights), dtype=np.int64)
     for block in _blocks(weights, clients, work, stacked):
-        total += mechanism.to_grid(block, plan).sum(axis=0)
+        total += mechanism.work.to_grid(block, plan).sum(axis=0)
     return total
 
 

@@ -125,7 +125,7 @@ class SimulatedCohorts:
         chunks = chunks_of(members, round_number, block=agreement.block, entropy=self._entropy)
         total = self._working(agreement).clean_sum(read_model(model, agreement.layout), list(chunks))
         self._tally.note(self._folder, round_number=round_number, clients=len(members))
-        total += agreement.mechanism.noise_of_sum(agreement.plan, len(members), self._entropy)
+        total += agreement.mechanism.noise.of_sum(agreement.plan, len(members), self._entropy)
         return total
 
     def _working(self, agreement: Agreement) -> WorkerPool:

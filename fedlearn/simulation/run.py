@@ -122,7 +122,7 @@ def _run(folder: RunFolder, data: SimulatedData, on_round: OnRound | None) -> Ru
     logging.getLogger("flwr").setLevel(logging.ERROR)
     engine, masking = data.config.runtime.engine, data.config.secure_aggregation.masking
     summed = engine == "in-process" and not masking
-    noise = MECHANISMS[data.config.privacy.mode].noise_in_simulation(summed=summed)
+    noise = MECHANISMS[data.config.privacy.mode].noise.drawn_in_simulation(summed=summed)
     with folder.locked() as held, _failures_told_once():
 
         def after_round(result: RoundResult) -> None:

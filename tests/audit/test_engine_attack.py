@@ -9,8 +9,8 @@ import torch
 
 from fedlearn.audit.engine_attack import FALSE_ALARM_RATE, ROUNDS, attack_engine
 from fedlearn.crypto import keystream
-from fedlearn.privacy import mechanisms
-from fedlearn.privacy.mechanisms import Mechanism
+from fedlearn.privacy import noise_sources, works
+from fedlearn.privacy.noise_sources import SERVER, SHARES
 from fedlearn.simulation import simulated
 from fedlearn.training import local, record_sums
 from fedlearn.training.stacked import trainer
@@ -97,17 +97,17 @@ def test_a_clip_that_leaves_one_layer_out_is_found(attack, monkeypatch, left_out
 
 @pytest.mark.slow
 def test_a_client_clip_that_is_off_is_found(attack, monkeypatch):
-    honest = mechanisms.truncate_within
+    honest = works.truncate_within
     monkeypatch.setattr(
-        mechanisms, "truncate_within", lambda rows, scale, sensitivity: honest(rows, scale=scale, sensitivity=10**8)
+        works, "truncate_within", lambda rows, scale, sensitivity: honest(rows, scale=scale, sensitivity=10**8)
     )
     assert failed(attack("privacy.mode=client-distributed"), "reach")
 
 
 def noise_of_sum(monkeypatch, change):
     """Every sum's noise, changed."""
-    honest = Mechanism.noise_of_sum
-    monkeypatch.setattr(Mechanism, "noise_of_sum", lambda self, *given: change(honest(self, *given)))
+    honest = SHARES.of_sum
+    monkeypatch.setattr(type(SHARES), "of_sum", lambda self, *given: change(honest(*given)))
 
 
 def test_a_sum_without_noise_is_found(attack, monkeypatch):
@@ -117,8 +117,8 @@ def test_a_sum_without_noise_is_found(attack, monkeypatch):
 
 @pytest.mark.slow
 def test_a_server_without_noise_is_found(attack, monkeypatch):
-    honest = Mechanism.central_noise
-    monkeypatch.setattr(Mechanism, "central_noise", lambda self, *given: np.zeros_like(honest(self, *given)))
+    honest = SERVER.central
+    monkeypatch.setattr(type(SERVER), "central", lambda self, *given: np.zeros_like(honest(*given)))
     assert failed(attack("privacy.mode=client-central"), "noise")
 
 
@@ -130,9 +130,9 @@ def test_steps_without_noise_are_found(attack, monkeypatch):
 
 @pytest.mark.slow
 def test_shares_that_are_missing_are_found(attack, monkeypatch):
-    honest = Mechanism.noise_of_sum
+    honest = SHARES.of_sum
     monkeypatch.setattr(
-        Mechanism, "noise_of_sum", lambda self, plan, survivors, entropy: honest(self, plan, survivors - 1, entropy)
+        type(SHARES), "of_sum", lambda self, plan, survivors, entropy: honest(plan, survivors - 1, entropy)
     )
     assert failed(attack(), "noise")
 
@@ -223,7 +223,7 @@ def test_coins_that_fall_too_often_are_found(attack, monkeypatch):
 
 @pytest.mark.slow
 def test_a_masked_client_without_noise_is_found(attack, monkeypatch):
-    honest = mechanisms.discrete_gaussian
+    honest = noise_sources.discrete_gaussian
     calls = []
 
     def one_forgets(std, dimension, entropy, out=None):
@@ -233,5 +233,5 @@ def test_a_masked_client_without_noise_is_found(attack, monkeypatch):
             drawn[:] = 0
         return drawn
 
-    monkeypatch.setattr(mechanisms, "discrete_gaussian", one_forgets)
+    monkeypatch.setattr(noise_sources, "discrete_gaussian", one_forgets)
     assert failed(attack(masked=True), "noise")

@@ -159,7 +159,7 @@ def test_figures_from_bytes_are_those_of_the_plan(load_digits, overrides):
     config = load_digits("run.rounds=3", "run.spare_rounds=1", *overrides)
     data = load_simulated_data(config)
     plan = data.plan
-    noise_std = max(plan.noise_std, plan.step_noise_std, plan.central_noise_std)
+    noise_std = plan.noise_std
     request = request_of(config.to_bytes(), population_size=10, dimension=plan.dimension)
     assert plan.event is not None
     assert booked_event(request, noise_std) == plan.event.as_dict()

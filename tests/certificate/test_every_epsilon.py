@@ -46,7 +46,7 @@ def _planned(*, rounds, epsilon, mode="record-distributed", probability="1"):
 
 
 def _verification(config, planned, rounds):
-    noise_std = max(planned.noise_std, planned.step_noise_std)
+    noise_std = planned.noise_std
     event = planned.event.as_dict()
     line = {"attempt": 0, "asked": 4, "survivors": 4, "aborted": False, "event": event}
     evidence = Evidence(

@@ -28,7 +28,7 @@ DELTA = 1e-5
 CONFIDENCE = 0.99999
 SAMPLES = 200_000
 PRIVATE = [name for name, mechanism in MECHANISMS.items() if mechanism.private]
-SHARED = [name for name, mechanism in MECHANISMS.items() if mechanism.shares_noise]
+SHARED = [name for name, mechanism in MECHANISMS.items() if mechanism.noise.in_shares]
 
 
 def plan_for(mode, **changes):
@@ -75,7 +75,7 @@ def worst_sums(planned, canary, *, survivors=7):
         plan=planned,
         entropy=stream_entropy(),
     )
-    on_grid = mechanism.to_grid(np.array([[canary]]), planned)[0, 0]
+    on_grid = mechanism.work.to_grid(np.array([[canary]]), planned)[0, 0]
     return from_lanes(lanes.sum(axis=0, dtype=np.uint32)).astype(float) + on_grid
 
 
@@ -132,7 +132,7 @@ def test_an_audit_of_the_real_path_passes_and_less_noise_is_caught(mode, parties
 def test_what_leaves_is_integers_that_a_sum_of_32_bits_holds(mode):
     planned = plan_for(mode, scale_bits=12)
     vectors = np.array([[np.nan], [1e300], [-0.2], [0.0]])
-    grid = MECHANISMS[mode].to_grid(vectors, planned)
+    grid = MECHANISMS[mode].work.to_grid(vectors, planned)
     assert grid.dtype == np.int64
     assert np.abs(grid).max() <= planned.clip_bound
     assert grid[0, 0] == 0

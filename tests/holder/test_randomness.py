@@ -86,7 +86,7 @@ def _release(data, folder, seed: int, monkeypatch) -> tuple[Lanes, set[str]]:
         assert cohorts.agree(position, range(10), data.config.to_bytes())
         with watched(monkeypatch) if attempt else nullcontext(set()) as asked:
             summed = cohorts.total(position, range(10), body)
-    noise = MECHANISMS[data.config.privacy.mode].central_noise(data.plan, data.plan.dimension, stream_entropy())
+    noise = MECHANISMS[data.config.privacy.mode].noise.central(data.plan, stream_entropy())
     assert noise.any() == (data.config.privacy.mode == "client-central")
     cohorts.close()
     return summed.lanes, asked

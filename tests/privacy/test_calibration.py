@@ -203,7 +203,6 @@ def test_local_noise_is_booked_for_every_step_and_drawn_on_its_own_grid():
     assert two.event.count == 2
     assert two.noise_multiplier > one.noise_multiplier
     assert one.sensitivity == math.ceil(2**18 * Fraction(1025, 1024)) + 200
-    assert (one.noise_std, one.central_noise_std) == (0, 0)
     assert one.planned_batch == 2000
     assert one.divisor == 10
 
@@ -256,7 +255,7 @@ def test_mode_none_has_no_noise_and_no_guarantee():
     planned = a_plan(dict.fromkeys((*unused, "max_colluders", "max_participations")), mode="none")
     assert planned.guarantee is None
     assert planned.event is None
-    assert (planned.noise_multiplier_millionths, planned.noise_std, planned.central_noise_std) == (0, 0, 0)
+    assert (planned.noise_multiplier_millionths, planned.noise_std) == (0, 0)
     assert planned.sensitivity == planned.clip_bound
     assert any("NOT PRIVATE" in warning for warning in planned.warnings)
 

@@ -87,7 +87,7 @@ def integers_of(agreement: Agreement, weights: Vector, records: Dataset) -> IntV
     """What is released before its noise: the sum on the grid, or a step's own sum on the grid of a step."""
     vector = agreement.work(weights, Contributor(lambda: records, (0,)))
     if agreement.config.privacy.mode == "record-distributed":
-        grid: IntVector = agreement.mechanism.to_grid(vector[np.newaxis], agreement.plan)[0]
+        grid: IntVector = agreement.mechanism.work.to_grid(vector[np.newaxis], agreement.plan)[0]
         return grid
     batch = agreement.plan.planned_batch
     assert batch is not None

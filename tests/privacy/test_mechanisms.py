@@ -9,7 +9,6 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fedlearn.config.run_config import REQUIRED_KEYS
 from fedlearn.crypto.keystream import stream_entropy
 from fedlearn.privacy.calibration import plan
 from fedlearn.privacy.guarantee import PrivacyUnit
@@ -62,7 +61,7 @@ def test_a_row_is_bounded_by_the_clipping_norm_whatever_came(mode):
     planned = a_plan(mode)
     vectors = some_vectors(0, 6, 1.0) * np.array([[0.0], [1.0], [5.0], [1e30], [1e300], [1.0]])
     vectors[5, 3] = math.nan
-    grid = MECHANISMS[mode].to_grid(vectors, planned)
+    grid = MECHANISMS[mode].work.to_grid(vectors, planned)
     assert grid.dtype == np.int64
     assert all(norm(row) <= planned.clip_bound for row in grid)
     assert not grid[0].any()
@@ -72,8 +71,8 @@ def test_a_row_is_bounded_by_the_clipping_norm_whatever_came(mode):
 @pytest.mark.parametrize("mode", MECHANISMS)
 def test_a_row_does_not_depend_on_the_others(mode):
     vectors, planned, mechanism = some_vectors(1, 5, 9.0), a_plan(mode), MECHANISMS[mode]
-    alone = np.concatenate([mechanism.to_grid(row[np.newaxis], planned) for row in vectors])
-    np.testing.assert_array_equal(mechanism.to_grid(vectors, planned), alone)
+    alone = np.concatenate([mechanism.work.to_grid(row[np.newaxis], planned) for row in vectors])
+    np.testing.assert_array_equal(mechanism.work.to_grid(vectors, planned), alone)
 
 
 @settings(max_examples=60, deadline=None)
@@ -84,7 +83,7 @@ def test_one_record_moves_a_record_sum_by_at_most_the_booked_sensitivity(seed, l
     before, record = some_vectors(seed, 2, 1.0) * np.array([[length], [share * 0.3]])
     if snap:  # every entry next to an integer boundary, so that a small step crosses it
         before = (np.trunc(before * scale) - np.sign(record) * 1e-6) / scale
-    grid = mechanism.to_grid(np.stack([before, before + record]), planned)
+    grid = mechanism.work.to_grid(np.stack([before, before + record]), planned)
     assert norm(grid[1] - grid[0]) <= planned.sensitivity
 
 
@@ -93,7 +92,7 @@ def test_one_record_moves_a_record_sum_by_at_most_the_booked_sensitivity(seed, l
 @given(values=st.lists(st.floats(width=64), min_size=DIMENSION, max_size=DIMENSION))
 def test_emptying_one_client_moves_a_sum_by_at_most_the_booked_sensitivity(mode, values):
     planned, mechanism = a_plan(mode, delta=1e-4), MECHANISMS[mode]
-    row = mechanism.to_grid(np.array([values]), planned)[0]
+    row = mechanism.work.to_grid(np.array([values]), planned)[0]
     assert sum(int(entry) ** 2 for entry in row) <= planned.sensitivity**2
 
 
@@ -103,18 +102,18 @@ def test_emptying_one_client_moves_a_sum_by_at_most_the_booked_sensitivity(mode,
 def test_r07_no_count_enters_so_no_weight_can_stretch_a_clients_part(mode, weights):
     planned, mechanism = a_plan(mode, delta=1e-4), MECHANISMS[mode]
     weighted = some_vectors(2, 3, 1.0) * np.array(weights, dtype=np.float64)[:, np.newaxis]
-    grid = mechanism.to_grid(weighted, planned)
+    grid = mechanism.work.to_grid(weighted, planned)
     assert max(sum(int(entry) ** 2 for entry in row) for row in grid) <= planned.sensitivity**2
     assert planned.divisor == planned.planned_cohort
 
 
 def test_r07_r12_no_mode_takes_a_count_or_a_sensitivity_from_outside():
     for mechanism in MECHANISMS.values():
-        assert list(inspect.signature(mechanism.to_grid).parameters) == ["vectors", "plan"]
-        assert list(inspect.signature(mechanism.noise_share).parameters) == ["plan", "shape", "entropy"]
-    assert not {"sensitivity", "noise_multiplier", "noise_std", "num_examples"} & set(
-        inspect.signature(plan).parameters
-    )
+        assert list(inspect.signature(mechanism.work.to_grid).parameters) == ["vectors", "plan"]
+        assert list(inspect.signature(mechanism.noise.share).parameters) == ["plan", "shape", "entropy"]
+        for drawn in (mechanism.noise.of_sum, mechanism.noise.central):
+            assert not {"noise_std", "dimension"} & set(inspect.signature(drawn).parameters)
+    assert not {"sensitivity", "noise_multiplier", "noise_std", "num_examples"} & set(PrivacyRequest.__slots__)
 
 
 @pytest.mark.parametrize("mode", ["record-distributed", "client-distributed"])
@@ -134,7 +133,7 @@ def test_r06_what_is_left_after_drop_outs_and_colluders_is_the_booked_variance(m
 def test_shares_have_the_planned_variance_and_add_up(mode):
     """Seven shares of 4,000 entries: chi-square z-scores below 5; false alarms below 2e-6 in all."""
     planned = a_plan(mode, dimension=4000)
-    shares = MECHANISMS[mode].noise_share(planned, (7, 4000), entropy_of(11)).astype(np.float64)
+    shares = MECHANISMS[mode].noise.share(planned, (7, 4000), entropy_of(11)).astype(np.float64)
     for sample, variance in [(shares[0], planned.noise_std**2), (shares.sum(axis=0), 7 * planned.noise_std**2)]:
         z_score = ((sample**2).sum() / variance - 4000) / math.sqrt(2 * 4000)
         assert abs(z_score) < 5
@@ -143,9 +142,9 @@ def test_shares_have_the_planned_variance_and_add_up(mode):
 @pytest.mark.parametrize("mode", ["record-distributed", "client-distributed"])
 def test_a_stack_of_clients_draws_what_they_would_draw_one_by_one(mode):
     planned, mechanism = a_plan(mode), MECHANISMS[mode]
-    together = mechanism.noise_share(planned, (3, DIMENSION), entropy_of(5))
+    together = mechanism.noise.share(planned, (3, DIMENSION), entropy_of(5))
     entropy = entropy_of(5)
-    one_by_one = [mechanism.noise_share(planned, (1, DIMENSION), entropy)[0] for _ in range(3)]
+    one_by_one = [mechanism.noise.share(planned, (1, DIMENSION), entropy)[0] for _ in range(3)]
     np.testing.assert_array_equal(together, np.stack(one_by_one))
 
 
@@ -154,17 +153,12 @@ def test_who_adds_noise_is_who_the_mode_says():
     shares, central, steps = {}, {}, {}
     for mode, mechanism in MECHANISMS.items():
         planned = a_plan(mode)
-        shares[mode] = bool(mechanism.noise_share(planned, shape, entropy_of(1)).any())
-        central[mode] = bool(mechanism.central_noise(planned, DIMENSION, entropy_of(1)).any())
-        steps[mode] = planned.step_noise_std > 0
+        shares[mode] = bool(mechanism.noise.share(planned, shape, entropy_of(1)).any())
+        central[mode] = bool(mechanism.noise.central(planned, entropy_of(1)).any())
+        steps[mode] = planned.noise_std > 0 and not (shares[mode] or central[mode])
     assert [mode for mode in MECHANISMS if shares[mode]] == ["record-distributed", "client-distributed"]
     assert [mode for mode in MECHANISMS if central[mode]] == ["client-central"]
     assert [mode for mode in MECHANISMS if steps[mode]] == ["record-local"]
-
-
-@pytest.mark.parametrize("mode", MECHANISMS)
-def test_the_configuration_asks_for_the_keys_that_the_mode_needs(mode):
-    assert set(REQUIRED_KEYS[mode]) == MECHANISMS[mode].required
 
 
 def test_names_codes_units_and_relations():
@@ -183,13 +177,15 @@ def test_names_codes_units_and_relations():
 
 
 def test_a_gradient_is_turned_downhill_and_an_update_is_not():
-    assert MECHANISMS["record-distributed"].server_factor(16.0) == -16.0
+    assert MECHANISMS["record-distributed"].work.server_factor(16.0) == -16.0
     assert all(m.server_factor(16.0) == 1.0 for name, m in MECHANISMS.items() if name != "record-distributed")
 
 
 def test_only_masked_shares_hold_against_the_server_and_local_noise_always_does():
     def claims(mode, masking):
-        return any("the server" in who for who in MECHANISMS[mode].holds_against(max_colluders=1, masking=masking))
+        return any(
+            "the server" in who for who in MECHANISMS[mode].noise.holds_against(max_colluders=1, masking=masking)
+        )
 
     assert claims("record-distributed", masking=True)
     assert not claims("record-distributed", masking=False)

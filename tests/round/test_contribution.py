@@ -74,7 +74,9 @@ def test_a_model_that_is_not_what_its_layers_say_is_trained_one_client_after_the
     reads.clear()
     np.testing.assert_array_equal(contributed(agreed, weights, clients), first)
     assert reads == [9, 30, 12]
-    expected = agreed.mechanism.to_grid(np.stack([agreed.work(weights, client) for client in clients]), agreed.plan)
+    expected = agreed.mechanism.work.to_grid(
+        np.stack([agreed.work(weights, client) for client in clients]), agreed.plan
+    )
     np.testing.assert_array_equal(first.astype(np.int32), expected)
 
 

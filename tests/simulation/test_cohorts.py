@@ -49,7 +49,7 @@ def test_a_sum_is_that_of_what_the_clients_send_one_by_one(federate, play, load_
     assert alone.any()
 
 
-@pytest.mark.parametrize("mode", [name for name, mechanism in MECHANISMS.items() if mechanism.shares_noise])
+@pytest.mark.parametrize("mode", [name for name, mechanism in MECHANISMS.items() if mechanism.noise.in_shares])
 def test_the_noise_of_a_sum_is_as_wide_as_the_shares_of_those_who_survived(federate, mode):
     """The difference of two totals of one cohort is noise alone: variance, kurtosis and low bits.
 
