@@ -7,7 +7,7 @@ from pathlib import Path
 
 __all__ = ["scenario_names", "scenario_path", "shipped_root"]
 
-_PACKAGE = Path(__file__).resolve().parent
+_PACKAGE = Path(__file__).resolve().parents[1]
 
 
 def shipped_root() -> Path:
