@@ -149,13 +149,13 @@ READS_BY_ITSELF = {
     "toml.py": "the reader",
     "round/tally.py": "a file without a name that only this run's own processes write",
     "cli/client.py": "what it has just written",
-    "config.py": "what it has just written",
+    "config/run_config.py": "what it has just written",
     "deployment/background.py": "a line that this machine's own process logged",
     "deployment/doctor/installation.py": "the pyproject.toml beside this program",
     "deployment/parts.py": "a line that this machine's own process logged",
     "deployment/supervisor.py": "a line that this machine's own process logged",
-    "overrides.py": "a word that the user typed",
-    "trained.py": "what it has just written",
+    "config/overrides.py": "a word that the user typed",
+    "run/trained.py": "what it has just written",
 }
 READERS = {"json.loads", "json.load", "tomllib.loads", "tomllib.load", "safe_open", "load", "load_file"}
 

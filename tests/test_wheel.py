@@ -62,8 +62,10 @@ def test_the_files_inside_an_installed_package_are_found(tmp_path: Path) -> None
     (package / "_shipped" / "simulations").mkdir(parents=True)
     (package / "_shipped" / "simulations" / "mine.toml").touch()
     (package / "__init__.py").touch()
-    (package / "shipped.py").write_text((CHECKOUT / "fedlearn" / "shipped.py").read_text())
-    script = "from fedlearn import shipped; print(shipped.shipped_root(), shipped.scenario_names())"
+    (package / "host").mkdir()
+    for name in ("__init__.py", "shipped.py"):
+        (package / "host" / name).write_text((CHECKOUT / "fedlearn" / "host" / name).read_text())
+    script = "from fedlearn.host import shipped; print(shipped.shipped_root(), shipped.scenario_names())"
     told = run([sys.executable, "-c", script], tmp_path, PYTHONPATH=str(package.parent))
     assert told.split() == [str(package / "_shipped"), "['mine']"]
 
