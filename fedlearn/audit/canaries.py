@@ -14,6 +14,7 @@ from fedlearn.audit.setting import Setting
 from fedlearn.data.dataset import Dataset
 from fedlearn.privacy.clipping import Vector
 from fedlearn.round.contribution import Contributor
+from fedlearn.task.classification import Classification
 
 __all__ = ["Holding", "Release", "along_directions", "reach", "releases_of"]
 
@@ -78,7 +79,7 @@ def _records(setting: Setting, columns: NDArray[np.int64]) -> Dataset:
     """One record for each of `columns`, whose gradient, or the update by it, is too long."""
     features = np.zeros((len(columns), setting.agreement.layout.dimension // 2), dtype=np.float32)
     features[np.arange(len(columns)), columns] = _TOO_LONG * math.sqrt(2) * _bound(setting)
-    return Dataset(features, np.zeros(len(columns), dtype=np.int64), ("0", "1"))
+    return Dataset(features, np.zeros(len(columns), dtype=np.int64), Classification(("0", "1")))
 
 
 def _bound(setting: Setting) -> float:

@@ -9,7 +9,6 @@ from dataclasses import dataclass, field
 import numpy as np
 import torch
 from torch import nn
-from torch.nn import functional
 
 from fedlearn.data.dataset import Dataset
 from fedlearn.model.vector import trained_parameters, write_parameters
@@ -71,7 +70,7 @@ def record_gradients(model: nn.Module, weights: Vector, records: Dataset) -> lis
     found = []
     for number in range(len(records)):
         inputs = torch.from_numpy(records.features[number : number + 1])
-        loss = functional.cross_entropy(model(inputs), torch.from_numpy(records.labels[number : number + 1]))
+        loss = records.task.losses(model(inputs), torch.from_numpy(records.labels[number : number + 1])).sum()
         parts = torch.autograd.grad(loss, parameters)
         flat = torch.cat([part.reshape(-1) for part in parts]).double().numpy()
         found.append(Gradient(weights, flat, starts))

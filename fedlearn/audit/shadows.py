@@ -76,7 +76,7 @@ def subject_of(config: RunConfig) -> Subject:
 
 def _mislabeled(records: Dataset, canaries: NDArray[np.int64]) -> Dataset:
     """The same records with another class for each canary, every other class in turn."""
-    labels, classes = records.labels.copy(), len(records.classes)
+    labels, classes = records.labels.copy(), records.task.outputs
     labels[canaries] = (labels[canaries] + 1 + np.arange(len(canaries)) % (classes - 1)) % classes
     return replace(records, labels=labels)
 

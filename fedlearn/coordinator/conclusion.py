@@ -35,7 +35,7 @@ from fedlearn.run.checkpoint import Progress, RunFolder, load_run
 from fedlearn.run.failure import record_failure
 from fedlearn.run.trained import MODEL_FILE, model_file
 from fedlearn.training.device import pick_device
-from fedlearn.training.evaluate import Scores, evaluate
+from fedlearn.training.evaluate import evaluate
 from fedlearn.wording import one_line
 
 __all__ = ["CERTIFICATE_FILE", "RunResult", "conclude", "main"]
@@ -136,10 +136,10 @@ def conclude(folder: RunFolder, data: RunData, *, engine: str, noise: str, key: 
     )
 
 
-def _summary(folder: RunFolder, data: RunData, progress: Progress, scores: Scores | None) -> dict[str, Any]:
+def _summary(folder: RunFolder, data: RunData, progress: Progress, scores: Mapping[str, Any] | None) -> dict[str, Any]:
     config, planned = data.config, data.plan
     rounds, local_work = folder.lines("metrics.jsonl"), LocalWork.of(folder)
-    scored = asdict(scores) if scores else {"accuracy": None, "loss": None, "confusion": None, "per_class": None}
+    scored = dict(scores) if scores else {"accuracy": None, "loss": None, "confusion": None, "per_class": None}
     if scored["loss"] is not None and not math.isfinite(scored["loss"]):
         scored["loss"] = None  # weights are finite, what they give on some record is not
     return {

@@ -17,6 +17,7 @@ from fedlearn.model.vector import layout_of
 from fedlearn.privacy.calibration import Plan
 from fedlearn.round.agreement import plan_for
 from fedlearn.round.source import data_options, start_model
+from fedlearn.task.classification import class_names
 
 __all__ = ["SimulatedData", "load_simulated_data", "partition_of"]
 
@@ -35,7 +36,7 @@ class SimulatedData:
     @property
     def classes(self) -> tuple[str, ...]:
         """Names of the classes."""
-        return self.train.classes
+        return class_names(self.train.task)
 
     @property
     def input_shape(self) -> tuple[int, ...]:

@@ -14,6 +14,7 @@ from fedlearn.model.builders import model_features
 from fedlearn.privacy.calibration import Plan
 from fedlearn.round.agreement import plan_for
 from fedlearn.round.source import Source, data_options, model_dimension, start_model
+from fedlearn.task.classification import class_names
 
 __all__ = ["TABLES", "PublicData"]
 
@@ -54,7 +55,7 @@ class PublicData:
     @property
     def classes(self) -> tuple[str, ...]:
         """Names of the classes."""
-        return self.like.classes
+        return class_names(self.like.task)
 
     @property
     def input_shape(self) -> tuple[int, ...]:

@@ -9,6 +9,7 @@ import numpy as np
 
 from fedlearn.data.dataset import Column, DataOptions, Dataset, Loaded, hold_out, refuse_unused
 from fedlearn.data.preprocessing import preprocess_frame
+from fedlearn.task.classification import Classification
 
 __all__ = ["COLUMNS", "TEST_SHARE", "load_breast_cancer"]
 
@@ -59,5 +60,5 @@ def load_breast_cancer(options: DataOptions) -> Loaded:
     raw = datasets.load_breast_cancer()
     frame = {str(name): values.tolist() for name, values in zip(raw.feature_names, raw.data.T, strict=True)}
     features = preprocess_frame(frame, COLUMNS, place="breast-cancer")
-    records = Dataset(features, raw.target.astype(np.int64), ("malignant", "benign"))
+    records = Dataset(features, raw.target.astype(np.int64), Classification(("malignant", "benign")))
     return hold_out(records, TEST_SHARE if options.public_test is None else float(options.public_test))

@@ -1,4 +1,4 @@
-"""What a data set is once it is loaded: arrays, classes and, where the records have them, their natural clients."""
+"""What a data set is once it is loaded: arrays, the task and, where the records have them, their natural clients."""
 
 import math
 from collections.abc import Mapping
@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fedlearn.errors import ConfigError
+from fedlearn.task.task import Targets, Task
 
 __all__ = ["Column", "DataOptions", "Dataset", "Loaded", "hold_out", "refuse_unused"]
 
@@ -18,8 +19,8 @@ class Dataset:
     """Records ready for training, in one fixed order. None at all (n = 0) is valid: a client may have no records."""
 
     features: NDArray[np.float32]  # (n, *input_shape), finite
-    labels: NDArray[np.int64]  # (n,), each in [0, len(classes))
-    classes: tuple[str, ...]
+    labels: Targets  # (n, *target shape), as `task` has them
+    task: Task = field(repr=False)
     clients: NDArray[np.int64] | None = None  # (n,), each in [0, len(client_names)): where a record was taken
     client_names: tuple[str, ...] = ()
 
@@ -32,9 +33,9 @@ class Dataset:
         return len(self.labels)
 
     def take(self, indices: NDArray[np.int64]) -> "Dataset":
-        """The records at `indices` (k,), in that order; classes and client names stay those of the whole."""
+        """The records at `indices` (k,), in that order; task and client names stay those of the whole."""
         clients = None if self.clients is None else self.clients[indices]
-        return Dataset(self.features[indices], self.labels[indices], self.classes, clients, self.client_names)
+        return Dataset(self.features[indices], self.labels[indices], self.task, clients, self.client_names)
 
 
 @dataclass(frozen=True, slots=True)

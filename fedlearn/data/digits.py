@@ -6,6 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fedlearn.data.dataset import DataOptions, Dataset, Loaded, hold_out, refuse_unused
+from fedlearn.task.classification import Classification
 
 __all__ = ["TEST_SHARE", "load_digits", "scale_digits"]
 
@@ -35,4 +36,4 @@ def _records() -> Dataset:
     features, labels = scale_digits(raw.images), raw.target.astype(np.int64)
     for array in (features, labels):
         array.flags.writeable = False  # they are everybody's
-    return Dataset(features, labels, tuple("0123456789"))
+    return Dataset(features, labels, Classification(tuple("0123456789")))

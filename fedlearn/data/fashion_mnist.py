@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from fedlearn.data.dataset import DataOptions, Dataset, Loaded, hold_out, refuse_unused
 from fedlearn.errors import ConfigError, DataError
+from fedlearn.task.classification import Classification
 
 __all__ = ["find_folder", "load_fashion_mnist", "read_idx", "scale_pixels", "usual_folders"]
 
@@ -87,7 +88,7 @@ def _file(folder: Path, name: str) -> Path | None:
 
 
 def _records(pixels: NDArray[np.uint8], labels: NDArray[np.uint8]) -> Dataset:
-    return Dataset(scale_pixels(pixels), labels.astype(np.int64), CLASSES)
+    return Dataset(scale_pixels(pixels), labels.astype(np.int64), Classification(CLASSES))
 
 
 def _bytes(folder: Path, part: str) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:

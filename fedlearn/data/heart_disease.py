@@ -15,6 +15,7 @@ from fedlearn.data.dataset import Column, DataOptions, Loaded, hold_out, refuse_
 from fedlearn.data.readers import read_csv
 from fedlearn.data.tables import table_records
 from fedlearn.errors import ConfigError
+from fedlearn.task.classification import Classification
 
 __all__ = ["CLASSES", "COLUMNS", "TEST_SHARE", "heart_disease_file", "load_heart_disease"]
 
@@ -50,7 +51,7 @@ def load_heart_disease(options: DataOptions) -> Loaded:
     described = DataOptions(
         dataset=options.dataset, label="num", classes=CLASSES, columns=COLUMNS, client_column="dataset"
     )
-    records = replace(table_records(table, described), classes=("healthy", "ill"))
+    records = replace(table_records(table, described), task=Classification(("healthy", "ill")))
     return hold_out(records, TEST_SHARE if options.public_test is None else float(options.public_test))
 
 

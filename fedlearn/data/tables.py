@@ -19,6 +19,7 @@ from fedlearn.data.preprocessing import Spellings, check_columns, prepare, shown
 from fedlearn.data.readers import Table, read_csv, read_parquet
 from fedlearn.data.stored import fingerprint_of, held_out
 from fedlearn.errors import ConfigError, DataError
+from fedlearn.task.classification import Classification
 from fedlearn.wording import did_you_mean
 
 __all__ = ["Judged", "empty_records", "judge_rows", "load_csv", "load_parquet", "table_records"]
@@ -149,7 +150,9 @@ def _judged(table: Table, options: DataOptions) -> Judged:
     usable[list(unusable)] = False
     labels = np.array([place or 0 for place in found], dtype=np.int64)[usable]
     features = prepared.features[usable]
-    records = Dataset(features, labels, names, None if clients is None else clients[usable], client_names)
+    records = Dataset(
+        features, labels, Classification(names), None if clients is None else clients[usable], client_names
+    )
     return Judged(records, usable, {row + 1: unusable[row] for row in sorted(unusable)}, prepared.clipped)
 
 

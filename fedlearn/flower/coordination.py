@@ -66,7 +66,7 @@ def coordinate(
         if data.test is None:
             return None
         measured = evaluate(model, current, data.test, device=device)
-        return measured.accuracy, measured.loss
+        return measured["accuracy"], measured["loss"]
 
     with ServerNoiseBooking.of_run(folder, config, plan) as server_noise:
         coordinator = Coordinator(

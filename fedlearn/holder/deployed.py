@@ -51,6 +51,7 @@ from fedlearn.run.trained import model_file
 from fedlearn.secagg.messages import decode_advertise
 from fedlearn.secagg.stages import Member
 from fedlearn.secagg.transcript import LANE_BYTES
+from fedlearn.task.classification import class_names
 from fedlearn.training.device import pick_device
 
 __all__ = ["MODELS_FOLDER", "PAUSED_FILE", "DeployedAgent", "listen", "main", "read_identity"]
@@ -234,7 +235,9 @@ class DeployedAgent:
         """The final model of a session as a file, that of the run folder byte for byte; the latest few are kept."""
         folder = self._policy.path.parent / MODELS_FOLDER
         like, layout = source.blank(agreement.config), agreement.layout
-        content = model_file(weights, layout, agreement.config, input_shape=like.input_shape, classes=like.classes)
+        content = model_file(
+            weights, layout, agreement.config, input_shape=like.input_shape, classes=class_names(like.task)
+        )
         try:
             folder.mkdir(mode=0o700, exist_ok=True)
             write_whole(folder / f"{session}.safetensors", content, mode=0o600)

@@ -21,7 +21,7 @@ from fedlearn.training.local import OnFailure, StepNoise, record_sum, train_priv
 from fedlearn.training.record_sums import has_closed_form
 from fedlearn.training.stacked.check import checked_trainer
 from fedlearn.training.stacked.compiled import CompiledModel, worth_compiling
-from fedlearn.training.stacked.model import stack
+from fedlearn.training.stacked.model import has_kernels
 from fedlearn.training.stacked.trainer import StackedTrainer, block_size, even_parts
 
 __all__ = ["Work", "work_for"]
@@ -141,12 +141,12 @@ class Work:
             found = checked_trainer(
                 self.model,
                 input_shape=like.input_shape,
-                classes=len(like.classes),
+                task=like.task,
                 private=private,
                 device=self.device,
             )
             if found is not None and self._compiles(found, like.input_shape):
-                found = replace(found, model=CompiledModel(found.model.kernels, found.model.shapes))
+                found = replace(found, model=CompiledModel(found.model.kernels, found.model.shapes, found.model.task))
             self._trainers[like.input_shape] = found
         return self._trainers[like.input_shape]
 
@@ -234,7 +234,7 @@ def work_for(
     many: dict[str, StackedWork] = {"private-steps": work.stacked_private_steps, "update": work.stacked_updates}
     if not has_closed_form(model):
         many["record-sum"] = work.stacked_record_sums
-    stackable = sums is None and stack(model) is not None
+    stackable = sums is None and has_kernels(model)
     alone_one, together = _watched(one[mechanism.work.name], on_failure), many.get(mechanism.work.name)
     return alone_one, together if stackable else None, work.block
 

@@ -88,7 +88,7 @@ class Source:
         """
         options = self.options(config)
         seen = empty_records(options) if self.path else load_dataset(options).train
-        zeros = Dataset(np.zeros((1, *seen.input_shape), np.float32), np.zeros(1, np.int64), seen.classes)
+        zeros = Dataset(np.zeros((1, *seen.input_shape), np.float32), seen.task.blank_targets(1), seen.task)
         return self._features(zeros, config)
 
     def records(self, config: RunConfig) -> Dataset:
@@ -157,7 +157,7 @@ def start_model(config: RunConfig, like: Dataset, *, search: Sequence[Path]) -> 
     """
     model = _build(config, like, search)
     unit = MECHANISMS[config.privacy.mode].privacy_unit
-    check_model(model, input_shape=like.input_shape, classes=len(like.classes), unit=unit)
+    check_model(model, input_shape=like.input_shape, task=like.task, unit=unit)
     return model
 
 
@@ -165,7 +165,7 @@ def _build(config: RunConfig, like: Dataset, search: Sequence[Path]) -> nn.Modul
     return build_model(
         config.model.name,
         input_shape=like.input_shape,
-        classes=len(like.classes),
+        classes=like.task.outputs,
         options=config.model.options,
         seed=config.run.seed,
         search=search,

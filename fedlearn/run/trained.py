@@ -28,6 +28,7 @@ from fedlearn.model.builders import build_model, model_features
 from fedlearn.model.layout import Layout
 from fedlearn.model.vector import layout_of, write_parameters
 from fedlearn.privacy.clipping import Vector
+from fedlearn.task.classification import Classification
 
 __all__ = ["MODEL_FILE", "Rows", "TrainedModel", "load_model", "model_file"]
 
@@ -136,7 +137,7 @@ class TrainedModel:
             raise ConfigError(f"expected an array of numbers (n, {self._shape})") from None
         if self.name == "scatter-linear" and features.ndim == 4 and features.shape[1:] != self.input_shape:
             labels = np.zeros(len(features), np.int64)
-            pictures = Dataset(features, labels, self.classes)
+            pictures = Dataset(features, labels, Classification(self.classes))
             features = model_features(self.name, options=self.options, dataset=pictures).features
         if features.shape[1:] != self.input_shape or features.ndim == 0:
             raise ConfigError(f"expected an array (n, {self._shape}), as in training; came {features.shape}")

@@ -27,6 +27,7 @@ from fedlearn.round.tally import Tally
 from fedlearn.simulation.chunk_work import ChunkWork
 from fedlearn.simulation.simulated import Holdings
 from fedlearn.simulation.worker_pool import Chunk, SeededEntropy
+from fedlearn.task.classification import Classification, class_names
 from fedlearn.toml import parse_toml
 from fedlearn.training.device import pick_device
 from fedlearn.training.stacked.box_muller import box_muller
@@ -110,7 +111,7 @@ def _told_of(data: SimulatedData) -> dict[str, Any]:
         "features": data.train.features,
         "labels": data.train.labels,
         "clients": data.train.clients,
-        "classes": data.train.classes,
+        "classes": class_names(data.train.task),
         "client_names": data.train.client_names,
     }
 
@@ -137,7 +138,9 @@ def _work(told: Mapping[str, Any]) -> tuple[ChunkWork, Tally]:
     config = RunConfig.from_values(parse_toml(told["config"].encode(), place="the run"), place="the run")
     if told["source"] is not None:
         config = config.found_in(Path(told["source"]))
-    train = Dataset(told["features"], told["labels"], told["classes"], told["clients"], told["client_names"])
+    train = Dataset(
+        told["features"], told["labels"], Classification(tuple(told["classes"])), told["clients"], told["client_names"]
+    )
     population = told["population_size"]
     data = SimulatedData(config, train, None, population, partition_of(config, train, population))
     coins, tally = SeededEntropy(), Tally()

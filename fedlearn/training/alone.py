@@ -36,11 +36,11 @@ class AloneSums:
         """
         if records.input_shape not in self._placed:
             self._placed[records.input_shape] = checked_places(
-                self.model, input_shape=records.input_shape, classes=len(records.classes), device=self.device
+                self.model, input_shape=records.input_shape, task=records.task, device=self.device
             )
         placed = self._placed[records.input_shape]
         if placed is not None:
             return placed.clipped_sum(weights, records, max_grad_norm)
         with one_thread():
             write_parameters(self.model.to(self.device), weights)
-            return sum_in_isolation(self.model, records.features, records.labels, max_grad_norm)
+            return sum_in_isolation(self.model, records, max_grad_norm)

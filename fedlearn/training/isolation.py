@@ -14,10 +14,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.func import functional_call, grad, vmap
-from torch.nn import functional
 
+from fedlearn.data.dataset import Dataset
 from fedlearn.model.vector import layout_of, trained_parameters
 from fedlearn.privacy.clipping import Vector
+from fedlearn.task.task import Task
 
 __all__ = ["ExactSum", "gradients_side_by_side", "lone_gradient", "sum_in_isolation"]
 
@@ -27,32 +28,29 @@ _GRID = 1 << 40  # points in a gradient of the bound's length: sums are of integ
 _LOW_BITS = 32
 
 
-def sum_in_isolation(
-    model: nn.Module, features: NDArray[np.float32], labels: NDArray[np.int64], max_grad_norm: float
-) -> Vector:
+def sum_in_isolation(model: nn.Module, records: Dataset, max_grad_norm: float) -> Vector:
     """The sum of the records' gradients, each computed alone and clipped to L2 norm `max_grad_norm`; (d,) float64.
 
-    `features` is (n, *input_shape), `labels` (n,). The model stays on its device and is not changed: each record has a
-    copy of it, with all attributes and buffers, and begins with the same state of PyTorch's generator. Code that keeps
-    something outside of the model (a global, a variable that a function closes over) can still carry it along.
+    The model stays on its device and is not changed: each record has a copy of it, with all attributes and buffers, and
+    begins with the same state of PyTorch's generator. Code that keeps something outside of the model (a global, a
+    variable that a function closes over) can still carry it along.
 
     Guarantees:
         one record more moves the sum by at most `max_grad_norm`, and the others' part of it by not one bit: clipped
         gradients are truncated to a grid, and summed as integers;
-        a record that raises, gives no logits for its label, or whose gradient is not finite counts as zeros.
+        a record that raises, gives no outputs for its target, or whose gradient is not finite counts as zeros.
     """
     total = ExactSum(layout_of(model).dimension)
     absent = 0
-    for index in range(len(labels)):
-        own = copy.deepcopy(model)
-        gradient = _usable_gradient(own, features[index : index + 1], int(labels[index]))
+    for index in range(len(records)):
+        gradient = _usable_gradient(copy.deepcopy(model), records.take(np.array([index])))
         if gradient is None:
             absent += 1
             continue
         longest = max(float(torch.linalg.vector_norm(gradient)), max_grad_norm)
         total.add(torch.trunc(gradient / longest * _GRID).to(torch.int64).numpy())
     if absent:
-        _log.warning("%d of %d records give no finite gradient, and count as absent", absent, len(labels))
+        _log.warning("%d of %d records give no finite gradient, and count as absent", absent, len(records))
     return total.nearest() * (max_grad_norm / _GRID)
 
 
@@ -79,27 +77,30 @@ class ExactSum:
         return (self._high * float(1 << _LOW_BITS) + self._low).astype(np.float64)
 
 
-def lone_gradient(own: nn.Module, features: NDArray[np.float32], label: int) -> Tensor:
-    """The cross-entropy gradient of one record, (d,) float64 on the CPU; what it does not depend on is zero.
+def lone_gradient(own: nn.Module, record: Dataset) -> Tensor:
+    """The gradient of the loss of one record, (d,) float64 on the CPU; what it does not depend on is zero.
 
-    `features` is (1, *input_shape). `own` is a copy of the model for this record alone. Raises: whatever it raises.
+    `own` is a copy of the model for this record alone. Raises: whatever it raises.
     """
     own.train()
     parameters = trained_parameters(own)
     first = parameters[0]
     # A tensor of its own: where a record lies in memory must not choose its kernel, nor an in-place layer write on it.
-    inputs = torch.from_numpy(features).to(first.device, first.dtype, copy=True)
+    inputs = torch.from_numpy(record.features).to(first.device, first.dtype, copy=True)
+    target = torch.from_numpy(record.labels)
     devices = [first.device] if first.device.type == "cuda" else []
     with torch.enable_grad(), torch.random.fork_rng(devices=devices):
-        logits = own(inputs)
-        if logits.shape[0] != 1 or not 0 <= label < logits.shape[1]:  # on a GPU this would end the process
-            raise ValueError(f"logits of shape {tuple(logits.shape)} for one record of class {label}")
-        loss = functional.cross_entropy(logits, torch.tensor([label], device=logits.device))
+        outputs = own(inputs)
+        if not record.task.fits(outputs, target):
+            raise ValueError(
+                f"outputs of shape {tuple(outputs.shape)} for one record with the target {target.tolist()}"
+            )
+        loss = record.task.losses(outputs, target.to(outputs.device)).sum()
         found = torch.autograd.grad(loss, parameters, allow_unused=True, materialize_grads=True)
     return torch.cat([part.detach().cpu().to(torch.float64).flatten() for part in found])
 
 
-def gradients_side_by_side(model: nn.Module, features: Tensor, labels: Tensor) -> Tensor:
+def gradients_side_by_side(model: nn.Module, task: Task, features: Tensor, labels: Tensor) -> Tensor:
     """The gradients of `lone_gradient` for many records at once, (n, d) float64, to rounding; for simulations.
 
     `features` is (n, *input_shape), `labels` (n,). Each record is a batch of one to the model, by `torch.func.vmap`,
@@ -111,8 +112,8 @@ def gradients_side_by_side(model: nn.Module, features: Tensor, labels: Tensor) -
     trained = {name: parameter.detach() for name, parameter in own.named_parameters() if parameter.requires_grad}
 
     def loss(parameters: dict[str, Tensor], record: Tensor, label: Tensor) -> Tensor:
-        logits = functional_call(own, parameters, (record[None].clone(),))
-        return functional.cross_entropy(logits, label[None])
+        outputs = functional_call(own, parameters, (record[None].clone(),))
+        return task.losses(outputs, label[None]).sum()
 
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="There is a performance drop")  # still faster than the loop
@@ -121,9 +122,9 @@ def gradients_side_by_side(model: nn.Module, features: Tensor, labels: Tensor) -
     return torch.cat(rows, dim=1)
 
 
-def _usable_gradient(own: nn.Module, features: NDArray[np.float32], label: int) -> Tensor | None:
+def _usable_gradient(own: nn.Module, record: Dataset) -> Tensor | None:
     try:
-        gradient = lone_gradient(own, features, label)
+        gradient = lone_gradient(own, record)
     except (Exception, SystemExit):  # a user's own code; whatever it does about one record is that record's alone
         return None
     return gradient if bool(torch.isfinite(torch.linalg.vector_norm(gradient))) else None

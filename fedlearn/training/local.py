@@ -8,7 +8,6 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
-from torch.nn import functional
 
 from fedlearn.crypto.keystream import Entropy
 from fedlearn.data.dataset import Dataset
@@ -174,7 +173,7 @@ def _gradients(
     for start in range(0, len(batch), size):
         inputs = torch.from_numpy(batch.features[start : start + size]).to(device, dtype)
         targets = torch.from_numpy(batch.labels[start : start + size]).to(device)
-        loss = functional.cross_entropy(model(inputs), targets) * (len(targets) / len(batch))
+        loss = batch.task.losses(model(inputs), targets).mean() * (len(targets) / len(batch))
         part = torch.autograd.grad(loss, parameters, allow_unused=True)
         total = list(part) if total is None else [_added(a, b) for a, b in zip(total, part, strict=True)]
     if total is None:
@@ -206,7 +205,7 @@ def _gradient_sum(
         total = alone(weights, batch, max_grad_norm)
     else:
         write_parameters(model, weights)
-        total = clipped_gradient_sum(model, batch.features, batch.labels, max_grad_norm=max_grad_norm, device=device)
+        total = clipped_gradient_sum(model, batch, max_grad_norm=max_grad_norm, device=device)
     if len(batch) and not total.any():
         raise NoGradientError(f"none of {len(batch)} records gives a gradient: the model raises, or gives no number")
     return total

@@ -5,14 +5,15 @@ import textwrap
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.dropout import _DropoutNd
 from torch.nn.modules.instancenorm import _InstanceNorm
 
+from fedlearn.data.dataset import Dataset
 from fedlearn.errors import ConfigError
 from fedlearn.model.vector import layout_of, trained_parameters
 from fedlearn.privacy.guarantee import PrivacyUnit
+from fedlearn.task.task import Task
 from fedlearn.training.isolation import lone_gradient
 
 __all__ = ["check_model"]
@@ -24,7 +25,7 @@ _TOLERANCE = (
 )
 
 
-def check_model(model: nn.Module, *, input_shape: tuple[int, ...], classes: int, unit: PrivacyUnit | None) -> None:
+def check_model(model: nn.Module, *, input_shape: tuple[int, ...], task: Task, unit: PrivacyUnit | None) -> None:
     """Refuse a model that cannot be trained, whose result would be wrong, or that does not fit the privacy unit.
 
     Layers that are known to be unfit are named with what to use instead; whatever a list of types cannot decide is
@@ -51,10 +52,10 @@ def check_model(model: nn.Module, *, input_shape: tuple[int, ...], classes: int,
         if why is not None:
             raise ConfigError(f"the model's layer {name or 'itself'} ({type(layer).__name__}) {why}")
     with torch.random.fork_rng(devices=[]):
-        features, labels = _made_up(model, input_shape, classes)
-        together = _refuse_what_does_not_train(model, features, labels, classes, private=unit is not None)
+        features, labels = _made_up(model, input_shape, task)
+        together = _refuse_what_does_not_train(model, features, labels, task, private=unit is not None)
         if by_record:
-            _refuse_what_is_not_of_single_records(model, features, labels, together)
+            _refuse_what_is_not_of_single_records(model, task, features, labels, together)
 
 
 def _refuse_parameters(model: nn.Module, *, by_record: bool) -> None:
@@ -92,21 +93,21 @@ def _unfit(layer: nn.Module, *, by_record: bool) -> str | None:
     return None
 
 
-def _made_up(model: nn.Module, input_shape: tuple[int, ...], classes: int) -> tuple[Tensor, Tensor]:
+def _made_up(model: nn.Module, input_shape: tuple[int, ...], task: Task) -> tuple[Tensor, Tensor]:
     dtype = trained_parameters(model)[0].dtype
     count = torch.arange(_MADE_UP * torch.Size(input_shape).numel(), dtype=torch.float64)
     features = torch.sin(count * count).to(dtype).reshape(_MADE_UP, *input_shape)
-    return features, torch.arange(_MADE_UP) % classes
+    return features, torch.from_numpy(task.made_up_targets(_MADE_UP))
 
 
 def _refuse_what_does_not_train(
-    model: nn.Module, features: Tensor, labels: Tensor, classes: int, *, private: bool
+    model: nn.Module, features: Tensor, labels: Tensor, task: Task, *, private: bool
 ) -> Tensor:
     """The gradient of all made-up records' summed loss, (d,) float64, where nothing is wrong with it."""
     own = _copied(model)
     buffers = {name: buffer.clone() for name, buffer in own.named_buffers()}
-    _gradients(own, features[:1], labels[:1], classes)
-    found = _gradients(own, features, labels, classes)
+    _gradients(own, features[:1], labels[:1], task)
+    found = _gradients(own, features, labels, task)
     for name, buffer in own.named_buffers():
         if not torch.equal(buffer, buffers[name]):
             raise ConfigError(
@@ -128,20 +129,23 @@ def _refuse_what_does_not_train(
     return torch.cat([part.to(torch.float64).flatten() for part in filled])
 
 
-def _refuse_what_is_not_of_single_records(model: nn.Module, features: Tensor, labels: Tensor, together: Tensor) -> None:
+def _refuse_what_is_not_of_single_records(
+    model: nn.Module, task: Task, features: Tensor, labels: Tensor, together: Tensor
+) -> None:
     own = _copied(model)
     try:
-        rows = [_alone(own, features, labels, index) for index in range(len(labels))]
+        rows = [_alone(own, task, features, labels, index) for index in range(len(labels))]
         torch.rand(1)  # noqa: TID251 - moves the generator on: whatever draws from it differs now
-        again = _alone(own, features, labels, 0)
+        again = _alone(own, task, features, labels, 0)
     except Exception as error:  # a user's own layer may raise anything
         raise ConfigError(f"the model fails on {_RECORDS} ({_said(error)})") from error
     _refuse_differences(model, rows[0], again, _RANDOM)
     _refuse_differences(model, torch.stack(rows).sum(dim=0), together, _COUPLED)
 
 
-def _alone(model: nn.Module, features: Tensor, labels: Tensor, index: int) -> Tensor:
-    return lone_gradient(copy.deepcopy(model), features[index : index + 1].numpy(), int(labels[index]))
+def _alone(model: nn.Module, task: Task, features: Tensor, labels: Tensor, index: int) -> Tensor:
+    record = Dataset(features[index : index + 1].numpy(), labels[index : index + 1].numpy(), task)
+    return lone_gradient(copy.deepcopy(model), record)
 
 
 _RECORDS = "made-up records with values between -1 and 1"
@@ -163,9 +167,9 @@ def _copied(model: nn.Module) -> nn.Module:
         ) from error
 
 
-def _gradients(model: nn.Module, features: Tensor, labels: Tensor, classes: int) -> tuple[Tensor | None, ...]:
+def _gradients(model: nn.Module, features: Tensor, labels: Tensor, task: Task) -> tuple[Tensor | None, ...]:
     """The gradient of the summed loss for each trained parameter by PyTorch; ConfigError where there is none."""
-    expected = f"expected one tensor of logits, ({len(features)}, {classes}): a number for each class"
+    expected = f"expected one tensor of logits, ({len(features)}, {task.outputs}): a number for each {task.each}"
     try:
         logits = model(features.clone())
     except Exception as error:  # a user's own layer may raise anything
@@ -173,7 +177,7 @@ def _gradients(model: nn.Module, features: Tensor, labels: Tensor, classes: int)
             f"the model fails on {len(features)} record(s) of shape {tuple(features.shape[1:])} ({_said(error)}); "
             f"{expected}"
         ) from error
-    if not isinstance(logits, Tensor) or logits.shape != (len(features), classes):
+    if not isinstance(logits, Tensor) or logits.shape != (len(features), task.outputs):
         came = tuple(logits.shape) if isinstance(logits, Tensor) else f"a {type(logits).__name__}"
         raise ConfigError(f"the model gives {came} for {len(features)} record(s); {expected}")
     if not logits.is_floating_point():
@@ -183,7 +187,7 @@ def _gradients(model: nn.Module, features: Tensor, labels: Tensor, classes: int)
             f"the model gives logits that are not finite for {_RECORDS}; bound what is divided by, and what roots and "
             "logarithms are taken of"
         )
-    loss = functional.cross_entropy(logits, labels, reduction="sum")
+    loss = task.losses(logits, labels).sum()
     try:
         return torch.autograd.grad(loss, trained_parameters(model), allow_unused=True)
     except Exception as error:  # a backward pass of a user's own

@@ -1,6 +1,6 @@
 """Sums of clipped per-record gradients: what the record modes release, before noise.
 
-The loss is the cross-entropy of the model's logits. There are three ways to the sum, from fast to general:
+The loss is that of the records' task. There are three ways to the sum, from fast to general:
 
 * One linear layer over the flattened record has a closed form: the gradient is an outer product, so its norm is a
   product of norms.
@@ -19,13 +19,13 @@ from collections.abc import Callable, Iterator
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor, nn
-from torch.nn import functional
 
+from fedlearn.data.dataset import Dataset
 from fedlearn.errors import ConfigError
 from fedlearn.model.vector import layout_of
 from fedlearn.privacy.clipping import Vector
+from fedlearn.task.task import Task
 from fedlearn.training.device import in_memory
 from fedlearn.training.isolation import gradients_side_by_side, lone_gradient, sum_in_isolation
 from fedlearn.training.plain import plain_layers
@@ -37,19 +37,12 @@ _CHUNK = 64  # records summed in float32 at most: one more record then moves the
 _BLOCK_ENTRIES = 1 << 18  # features whose logits and norms are computed at once, to stay in the cache; sums stay chunks
 
 
-def clipped_gradient_sum(
-    model: nn.Module,
-    features: NDArray[np.float32],
-    labels: NDArray[np.int64],
-    *,
-    max_grad_norm: float,
-    device: str,
-) -> Vector:
-    """The sum of the records' cross-entropy gradients, each clipped to L2 norm `max_grad_norm` over all parameters.
+def clipped_gradient_sum(model: nn.Module, records: Dataset, *, max_grad_norm: float, device: str) -> Vector:
+    """The sum of the gradients of the records' losses, each clipped to L2 norm `max_grad_norm` over all
+    parameters.
 
-    `features` is (n, *input_shape), `labels` (n,); the result is (d,) float64 in the order of `layout_of`, with the
-    gradient's own sign. The model stays on `device` and is read at its own dtype, float64 too; its weights are not
-    changed.
+    The result is (d,) float64 in the order of `layout_of`, with the gradient's own sign. The model stays on `device`
+    and is read at its own dtype, float64 too; its weights are not changed.
 
     Guarantees:
         a record whose gradient is longer than the bound counts with its direction and the length of the bound;
@@ -65,19 +58,19 @@ def clipped_gradient_sum(
     """
     if not (math.isfinite(max_grad_norm) and max_grad_norm > 0):
         raise ConfigError(f"max_grad_norm is {max_grad_norm}; expected a finite number above 0")
-    if len(labels) == 0:
+    if len(records) == 0:
         return np.zeros(layout_of(model).dimension)
     model.to(device)
     head = _linear_head(model)
     if head is not None:
-        return _sum_in_closed_form(head, features, labels, max_grad_norm)
+        return _sum_in_closed_form(head, records, max_grad_norm)
     rows = _by_opacus if _known_to_opacus(model) else _by_vmap
     try:
-        return in_memory(lambda size: _sum_of_rows(rows, model, features, labels, max_grad_norm, size), _CHUNK)[0]
+        return in_memory(lambda size: _sum_of_rows(rows, model, records, max_grad_norm, size), _CHUNK)[0]
     except Exception:  # whatever vmap, or code of a user's own in it, may raise
         if rows is _by_opacus:
             raise
-        return sum_in_isolation(model, features, labels, max_grad_norm)
+        return sum_in_isolation(model, records, max_grad_norm)
 
 
 def has_closed_form(model: nn.Module) -> bool:
@@ -85,8 +78,8 @@ def has_closed_form(model: nn.Module) -> bool:
     return _linear_head(model) is not None
 
 
-def _by_opacus(model: nn.Module, features: Tensor, labels: Tensor) -> Tensor:
-    """The cross-entropy gradient of each record, (n, d) float64, by Opacus.
+def _by_opacus(model: nn.Module, task: Task, features: Tensor, labels: Tensor) -> Tensor:
+    """The gradient of each record, (n, d) float64, by Opacus.
 
     `features` is (n, *input_shape), `labels` (n,), both on the model's device and the first of its dtype.
     """
@@ -99,7 +92,7 @@ def _by_opacus(model: nn.Module, features: Tensor, labels: Tensor) -> Tensor:
         warnings.filterwarnings("ignore", message="Full backward hook is firing")
         hooks = GradSampleHooks(model, loss_reduction="sum")
         try:
-            functional.cross_entropy(model(features), labels, reduction="sum").backward()  # type: ignore[no-untyped-call]
+            task.losses(model(features), labels).sum().backward()  # type: ignore[no-untyped-call]
             samples: list[Tensor] = [parameter.grad_sample for parameter in model.parameters()]  # type: ignore[attr-defined]
         finally:
             hooks.cleanup()
@@ -110,26 +103,26 @@ def _by_opacus(model: nn.Module, features: Tensor, labels: Tensor) -> Tensor:
     return torch.cat([_wide(sample).flatten(1) for sample in samples], dim=1)
 
 
-def _by_vmap(model: nn.Module, features: Tensor, labels: Tensor) -> Tensor:
+def _by_vmap(model: nn.Module, task: Task, features: Tensor, labels: Tensor) -> Tensor:
     """The same by `gradients_side_by_side`; RuntimeError where the first record alone gives something else."""
-    rows = gradients_side_by_side(model, features, labels)
-    alone = lone_gradient(copy.deepcopy(model), features[:1].cpu().numpy(), int(labels[0]))
+    rows = gradients_side_by_side(model, task, features, labels)
+    first = Dataset(features[:1].cpu().numpy(), labels[:1].cpu().numpy(), task)
+    alone = lone_gradient(copy.deepcopy(model), first)
     if not torch.allclose(rows[0], alone, rtol=_ALIKE, atol=_ALIKE * float(alone.norm()), equal_nan=True):
         raise RuntimeError("vmap computes another gradient")
     return rows
 
 
 def _sum_of_rows(
-    rows: Callable[[nn.Module, Tensor, Tensor], Tensor],
+    rows: Callable[[nn.Module, Task, Tensor, Tensor], Tensor],
     model: nn.Module,
-    features: NDArray[np.float32],
-    labels: NDArray[np.int64],
+    records: Dataset,
     max_grad_norm: float,
     size: int,
 ) -> Vector:
     total: Tensor | None = None
-    for inputs, targets in _batches(model, features, labels, size):
-        gradients = rows(model, inputs, targets)
+    for inputs, targets in _batches(model, records, size):
+        gradients = rows(model, records.task, inputs, targets)
         norms = torch.linalg.vector_norm(gradients, dim=1)
         factors, finite = _clip_factors(norms, max_grad_norm)
         gradients[~finite] = 0
@@ -139,21 +132,18 @@ def _sum_of_rows(
     return total.cpu().numpy()
 
 
-def _sum_in_closed_form(
-    head: nn.Linear, features: NDArray[np.float32], labels: NDArray[np.int64], max_grad_norm: float
-) -> Vector:
-    """With residual e = softmax(Wx + b) - onehot(y), a record's gradient is (e x^T, e), of norm |e| sqrt(|x|^2 + 1)."""
+def _sum_in_closed_form(head: nn.Linear, records: Dataset, max_grad_norm: float) -> Vector:
+    """With e the residual of the loss at Wx + b, a record's gradient is (e x^T, e), of norm |e| sqrt(|x|^2 + 1)."""
     weight, bias = head.weight.detach(), None if head.bias is None else head.bias.detach()
     weight_sum = _wide(torch.zeros_like(weight))
     bias_sum = weight_sum.new_zeros(head.out_features)
     block = max(1, _BLOCK_ENTRIES // (head.in_features * _CHUNK)) * _CHUNK
-    for inputs, targets in _batches(head, features, labels, block):
+    for inputs, targets in _batches(head, records, block):
         x = inputs.flatten(1)
         logits = weight @ x.T  # (classes, n): this shape of product is twice as fast as its transpose
         if bias is not None:
             logits += bias[:, None]
-        residuals = torch.softmax(logits, dim=0)
-        residuals.scatter_add_(0, targets[None], residuals.new_full((1, 1), -1.0).expand(1, len(targets)))
+        residuals = records.task.residual(logits, targets, axis=0)
         norms = _wide(torch.linalg.vector_norm(x, dim=1)).square() + (bias is not None)
         norms = torch.sqrt(norms * _wide(residuals).square().sum(dim=0))
         factors, finite = _clip_factors(norms, max_grad_norm)
@@ -176,14 +166,12 @@ def _clip_factors(norms: Tensor, max_grad_norm: float) -> tuple[Tensor, Tensor]:
     return torch.where(finite, factors, 0.0), finite
 
 
-def _batches(
-    model: nn.Module, features: NDArray[np.float32], labels: NDArray[np.int64], size: int
-) -> Iterator[tuple[Tensor, Tensor]]:
+def _batches(model: nn.Module, records: Dataset, size: int) -> Iterator[tuple[Tensor, Tensor]]:
     """The records in their order, `size` at a time, with the dtype and on the device of the model's parameters."""
     parameter = next(model.parameters())
-    for start in range(0, len(labels), size):
-        inputs = torch.from_numpy(features[start : start + size])
-        targets = torch.from_numpy(labels[start : start + size])
+    for start in range(0, len(records), size):
+        inputs = torch.from_numpy(records.features[start : start + size])
+        targets = torch.from_numpy(records.labels[start : start + size])
         yield inputs.to(parameter.device, parameter.dtype), targets.to(parameter.device)
 
 

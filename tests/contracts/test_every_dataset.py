@@ -109,7 +109,7 @@ def test_types_ranges_and_shapes(name, load):
         assert len(part.features) == len(part.labels) == len(part) > 0
         assert np.isfinite(part.features).all()
         assert part.labels.min() >= 0
-        assert part.labels.max() < len(part.classes)
+        assert part.labels.max() < len(part.task.classes)
         assert part.input_shape == loaded.train.input_shape
         if part.clients is not None:
             assert part.clients.dtype == np.int64

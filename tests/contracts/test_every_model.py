@@ -19,6 +19,7 @@ from fedlearn.privacy.mechanisms import MECHANISMS
 from fedlearn.privacy.quantization import IntVector
 from fedlearn.round.agreement import agree
 from fedlearn.round.contribution import Contributor
+from fedlearn.task.classification import Classification
 from fedlearn.training.evaluate import evaluate
 from fedlearn.training.local import record_sum, train_privately
 from fedlearn.training.model_check import check_model
@@ -37,7 +38,7 @@ def records(name: str, count: int = 64) -> Dataset:
     half = features.shape[-1] // 2
     features[labels == 0, ..., :half] += 0.5
     features[labels == 1, ..., half:] += 0.5
-    return model_features(name, options={}, dataset=Dataset(features, labels, CLASSES))
+    return model_features(name, options={}, dataset=Dataset(features, labels, Classification(CLASSES)))
 
 
 def build(name: str, data: Dataset, seed: int = 3) -> nn.Module:
@@ -51,7 +52,7 @@ def test_the_table_of_shapes_is_complete() -> None:
 @every_model
 def test_it_passes_the_private_check(name: str) -> None:
     data = records(name, 2)
-    check_model(build(name, data), input_shape=data.input_shape, classes=2, unit=PrivacyUnit.RECORD)
+    check_model(build(name, data), input_shape=data.input_shape, task=data.task, unit=PrivacyUnit.RECORD)
 
 
 @every_model
@@ -64,7 +65,7 @@ def test_it_learns_from_clipped_sums(name: str) -> None:
         total = record_sum(model, weights, data, **common)
         velocity = 0.8 * velocity + total / len(data)
         weights = weights - 0.5 * velocity
-    assert evaluate(model, weights, data, device="cpu").accuracy > 0.9
+    assert evaluate(model, weights, data, device="cpu")["accuracy"] > 0.9
 
 
 @every_model
@@ -87,7 +88,7 @@ def test_it_learns_in_private_steps(name: str) -> None:
         entropy=stream_entropy(),
         device="cpu",
     )
-    assert evaluate(model, weights + update, data, device="cpu").accuracy > 0.9
+    assert evaluate(model, weights + update, data, device="cpu")["accuracy"] > 0.9
 
 
 # The two bounds of the record modes clip every record, and none: a wrong factor shows in one of the two alone.

@@ -17,5 +17,5 @@ def test_split_and_classes_are_fixed():
     order = np.random.RandomState(0).permutation(569)
     assert (len(loaded.train), len(loaded.test)) == (455, 114)
     np.testing.assert_array_equal(loaded.train.labels, datasets.load_breast_cancer().target[order[:455]])
-    assert loaded.train.classes == ("malignant", "benign")
+    assert loaded.train.task.classes == ("malignant", "benign")
     assert loaded.train.input_shape == (30,)

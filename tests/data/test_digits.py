@@ -21,7 +21,7 @@ def test_records_are_images_of_one_channel_with_ten_classes():
     assert train.input_shape == (1, 8, 8)
     assert train.features.dtype == np.float32
     assert train.labels.dtype == np.int64
-    assert train.classes == tuple("0123456789")
+    assert train.task.classes == tuple("0123456789")
 
 
 def test_share_zero_holds_nothing_out():
@@ -54,5 +54,5 @@ def test_take_keeps_classes_and_order():
     train = load_dataset(DataOptions(dataset="digits")).train
     few = train.take(np.array([5, 2]))
     np.testing.assert_array_equal(few.labels, train.labels[[5, 2]])
-    assert few.classes == train.classes
+    assert few.task.classes == train.task.classes
     assert len(train.take(np.array([], dtype=np.int64))) == 0

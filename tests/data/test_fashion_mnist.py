@@ -37,7 +37,7 @@ def test_pixels_become_shares_of_255_and_the_test_part_is_its_own(tmp_path, zipp
     assert loaded.train.features.dtype == np.float32
     np.testing.assert_array_equal(loaded.train.features.ravel()[:256], np.arange(256, dtype=np.float32) / 255)
     assert loaded.test.labels.tolist() == [0, 1, 2, 3]
-    assert len(loaded.train.classes) == 10
+    assert len(loaded.train.task.classes) == 10
 
 
 @pytest.mark.parametrize("below", ["FashionMNIST/raw", "raw", "usr/share/datasets/fashion-mnist"])

@@ -31,7 +31,7 @@ def test_split_is_the_constant_permutation():
 @installed
 def test_label_is_disease_of_any_degree():
     whole = load_dataset(DataOptions(dataset="heart-disease", public_test=0)).train
-    assert whole.classes == ("healthy", "ill")
+    assert whole.task.classes == ("healthy", "ill")
     assert np.bincount(whole.labels).tolist() == [411, 509]
 
 

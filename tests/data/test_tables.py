@@ -37,7 +37,7 @@ def test_csv_gives_features_labels_and_sorted_clients(tmp_path):
     train = loaded.train
     np.testing.assert_allclose(train.features, [[-0.4, 1, 0], [0.2, 0, 1], [0, 1, 0], [0.8, 0, 1]], atol=1e-7)
     assert train.labels.tolist() == [0, 1, 1, 0]
-    assert train.classes == ("0", "1/2")
+    assert train.task.classes == ("0", "1/2")
     assert train.client_names == ("east", "north", "south")
     assert train.clients.tolist() == [1, 2, 1, 0]
     assert loaded.test is None

@@ -356,7 +356,7 @@ def test_the_final_model_is_kept_as_it_was_signed_for_and_no_other(federation, t
         reply = parties.agents[member].handle(0, "attest", parties.frame("attest", shown, 2))
         assert int.from_bytes(reply[32:36], "big") == same_user
     coordinators = model_file(
-        weights.astype(np.float64), layout, parties.config, input_shape=like.input_shape, classes=like.classes
+        weights.astype(np.float64), layout, parties.config, input_shape=like.input_shape, classes=like.task.classes
     )
     assert kept.read_bytes() == coordinators
     assert len(load_model(kept).predict(like.features)) == 1
@@ -515,7 +515,7 @@ def test_the_records_of_a_table_are_those_of_the_holders_file(tmp_path):
     assert len(records) == 20
     np.testing.assert_array_equal(records.labels, loaded.labels[:20])
     (tmp_path / "own.csv").unlink()
-    assert source.blank(table).classes == tuple("0123456789"), "the file is not opened for it"
+    assert source.blank(table).task.classes == tuple("0123456789"), "the file is not opened for it"
 
 
 class TestItDoesNotStart:

@@ -11,6 +11,7 @@ from fedlearn.data.dataset import Dataset
 from fedlearn.errors import ConfigError
 from fedlearn.model.builders import build_model, model_features
 from fedlearn.model.vector import layout_of, read_parameters
+from fedlearn.task.classification import Classification
 
 OWN = """
 import argparse
@@ -162,7 +163,7 @@ def test_a_module_that_cannot_be_imported_is_one_sentence(tmp_path: Path) -> Non
 
 def images(count: int = 3) -> Dataset:
     features = np.random.default_rng(0).random((count, 1, 8, 8)).astype(np.float32)
-    return Dataset(features, np.zeros(count, dtype=np.int64), ("a", "b"))
+    return Dataset(features, np.zeros(count, dtype=np.int64), Classification(("a", "b")))
 
 
 def test_only_scatter_linear_changes_the_features() -> None:

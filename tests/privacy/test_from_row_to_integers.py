@@ -21,6 +21,7 @@ from fedlearn.privacy.quantization import IntVector
 from fedlearn.round.agreement import Agreement, agree
 from fedlearn.round.contribution import Contributor
 from fedlearn.round.source import Source, start_model
+from fedlearn.task.classification import Classification
 from tests.training.stacked.test_places import KINDS, chosen_weights
 
 MODES = ["record-distributed", "record-local"]
@@ -164,7 +165,7 @@ def test_so_does_an_image_with_the_model_for_images(mode, kind) -> None:
     )
     generator = np.random.default_rng(3)
     features = generator.uniform(0, 1, size=(70, 1, 28, 28)).astype(np.float32)
-    records = Dataset(features, generator.integers(0, 10, 70), tuple("0123456789"))
+    records = Dataset(features, generator.integers(0, 10, 70), Classification(tuple("0123456789")))
     agreement, weights = agreed_on(config, records, generator, kind)
     for left_out in (0, 35, 69):
         fewer = records.take(np.delete(np.arange(70), left_out))

@@ -12,6 +12,7 @@ from fedlearn.model.vector import read_parameters
 from fedlearn.privacy.quantization import Lanes
 from fedlearn.round.agreement import Agreement, agree
 from fedlearn.round.contribution import Contributor, contribute
+from fedlearn.task.classification import Classification
 
 BITS = "secure_aggregation.scale_bits=18"
 LOCAL = ("privacy.mode=record-local", "training.local_steps=2", "privacy.sampling_probability=1/2")
@@ -20,7 +21,7 @@ LOCAL = ("privacy.mode=record-local", "training.local_steps=2", "privacy.samplin
 def held(count: int) -> Dataset:
     generator = np.random.default_rng(count)
     features = generator.random((count, 1, 8, 8), dtype=np.float32)
-    return Dataset(features, generator.integers(0, 10, count), tuple("0123456789"))
+    return Dataset(features, generator.integers(0, 10, count), Classification(tuple("0123456789")))
 
 
 def unreadable() -> Dataset:

@@ -11,8 +11,9 @@ from fedlearn.data.dataset import Dataset
 from fedlearn.errors import ConfigError
 from fedlearn.model.vector import layout_of
 from fedlearn.round.source import model_dimension, start_model
+from fedlearn.task.classification import Classification
 
-LIKE = Dataset(np.zeros((1, 12), np.float32), np.zeros(1, np.int64), ("a", "b", "c"))
+LIKE = Dataset(np.zeros((1, 12), np.float32), np.zeros(1, np.int64), Classification(("a", "b", "c")))
 OWN = """
 import torch
 from torch import nn

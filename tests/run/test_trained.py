@@ -46,9 +46,9 @@ def table_model(table_run, tmp_path):
     weights = np.array([-9.0, 0, 0, 9, 0, 0, 0, 0])
     content = model_file(weights, layout, table_run, input_shape=data.input_shape, classes=data.classes)
     holder = Source("csv", tmp_path / "no such.csv").blank(table_run)
-    assert content == model_file(weights, layout, table_run, input_shape=holder.input_shape, classes=holder.classes), (
-        "the holder's copy is byte for byte the coordinator's"
-    )
+    assert content == model_file(
+        weights, layout, table_run, input_shape=holder.input_shape, classes=holder.task.classes
+    ), "the holder's copy is byte for byte the coordinator's"
     path = tmp_path / "copy.safetensors"
     path.write_bytes(content)
     return fedlearn.load_model(path)
@@ -101,7 +101,7 @@ def test_pictures_are_predicted_from_arrays_where_the_data_set_is_not_installed(
     monkeypatch.setattr("fedlearn.data.DATASETS", {})
     model = fedlearn.load_model(result.run_dir)
     told = model.predict(test.features)
-    right = np.mean([name == test.classes[label] for name, label in zip(told, test.labels, strict=True)])
+    right = np.mean([name == test.task.classes[label] for name, label in zip(told, test.labels, strict=True)])
     assert right == result.accuracy
     for rows in (test.features[0], test.features[:, :, :4], "digits", {"age": [1]}, [["a"]], 3):
         with pytest.raises(ConfigError, match=r"expected an array"):
@@ -120,7 +120,7 @@ def test_a_frozen_layer_is_what_it_was_in_training(tmp_path, monkeypatch, table_
     trained = start_model(config, like, search=[tmp_path])
     weights = np.linspace(-1, 1, model_dimension(config, like, search=[tmp_path]))
     layout = layout_of(trained)
-    content = model_file(weights, layout, config, input_shape=like.input_shape, classes=like.classes)
+    content = model_file(weights, layout, config, input_shape=like.input_shape, classes=like.task.classes)
     (tmp_path / "m.safetensors").write_bytes(content)
     loaded = fedlearn.load_model("m.safetensors").module
     np.testing.assert_array_equal(loaded[0].weight.numpy(), trained[0].weight.numpy())

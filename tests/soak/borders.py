@@ -74,4 +74,4 @@ class Borders:
         if fault.kind == "records unreadable":
             raise ValueError(SECRET_TEXT)
         records = _true_records(source, config)
-        return Dataset(np.full_like(records.features, np.nan), records.labels, records.classes)
+        return Dataset(np.full_like(records.features, np.nan), records.labels, records.task)

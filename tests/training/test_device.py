@@ -9,6 +9,7 @@ from fedlearn.data.dataset import Dataset
 from fedlearn.errors import ConfigError
 from fedlearn.model.vector import read_parameters
 from fedlearn.privacy.clipping import Vector
+from fedlearn.task.classification import Classification
 from fedlearn.training.device import in_memory, pick_device
 from fedlearn.training.local import train_update
 from fedlearn.training.record_sums import clipped_gradient_sum
@@ -100,7 +101,7 @@ class Small(nn.Module):
 def some_records(count: int = 100) -> Dataset:
     generator = np.random.default_rng(5)
     features = generator.normal(size=(count, 4)).astype(np.float32)
-    return Dataset(features, generator.integers(0, 2, count), ("a", "b"))
+    return Dataset(features, generator.integers(0, 2, count), Classification(("a", "b")))
 
 
 @pytest.mark.parametrize("most", [1, 5, 16])
@@ -116,7 +117,7 @@ def test_the_sum_of_clipped_gradients_is_the_same_in_smaller_chunks(monkeypatch:
         return forward(layer, x)
 
     def total() -> Vector:
-        return clipped_gradient_sum(model, records.features, records.labels, max_grad_norm=0.1, device="cpu")
+        return clipped_gradient_sum(model, records, max_grad_norm=0.1, device="cpu")
 
     expected = total()
     monkeypatch.setattr(nn.GELU, "forward", in_little_memory)

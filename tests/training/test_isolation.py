@@ -15,11 +15,14 @@ from torch.nn.utils import prune
 from fedlearn.data.dataset import Dataset
 from fedlearn.model.vector import read_parameters
 from fedlearn.privacy.clipping import Vector, clip_by_l2_norm
+from fedlearn.task.classification import Classification
 from fedlearn.training.alone import AloneSums
 from fedlearn.training.isolation import ExactSum
 from fedlearn.training.plain import plain_layers
 from fedlearn.training.record_sums import clipped_gradient_sum, has_closed_form
 from fedlearn.training.stacked.model import stack
+
+TASK = Classification(("a", "b", "c"))
 
 WIDTH, CLASSES = 6, 3
 BOUND = 0.5  # a power of two, so that differences of sums are exact
@@ -197,11 +200,11 @@ def records(count: int, seed: int = 0) -> tuple[NDArray[np.float32], NDArray[np.
 
 
 def simulated(model: nn.Module, features: NDArray[np.float32], labels: NDArray[np.int64]) -> Vector:
-    return clipped_gradient_sum(model, features, labels, max_grad_norm=BOUND, device="cpu")
+    return clipped_gradient_sum(model, Dataset(features, labels, TASK), max_grad_norm=BOUND, device="cpu")
 
 
 def deployed(model: nn.Module, features: NDArray[np.float32], labels: NDArray[np.int64]) -> Vector:
-    held = Dataset(features, labels, tuple("abc"))
+    held = Dataset(features, labels, TASK)
     return AloneSums(model, "cpu")(read_parameters(model), held, BOUND)
 
 
@@ -286,7 +289,7 @@ UNSEEN = {
 @pytest.mark.parametrize("build", UNSEEN.values(), ids=UNSEEN)
 def test_what_kernels_and_closed_form_do_not_see_keeps_a_model_from_them(build: Callable[[], nn.Module]) -> None:
     assert plain_layers(build()) is None
-    assert stack(build()) is None
+    assert stack(build(), TASK) is None
     assert not has_closed_form(build())
 
 
@@ -297,7 +300,7 @@ def test_a_hook_on_a_parameter_or_on_all_modules_keeps_a_model_from_kernels() ->
     assert not has_closed_form(model)
     everywhere = nn.modules.module.register_module_forward_hook(lambda *_: None)
     try:
-        assert stack(nn.Sequential(nn.Linear(WIDTH, 4), nn.Linear(4, CLASSES))) is None
+        assert stack(nn.Sequential(nn.Linear(WIDTH, 4), nn.Linear(4, CLASSES)), TASK) is None
     finally:
         everywhere.remove()
 

@@ -17,11 +17,12 @@ from fedlearn.model.vector import read_parameters, write_parameters
 from fedlearn.privacy.clipping import Vector
 from fedlearn.privacy.discrete_gaussian import discrete_gaussian
 from fedlearn.privacy.quantization import truncate
+from fedlearn.task.classification import Classification
 from fedlearn.training.device import one_thread
 from fedlearn.training.local import record_sum, train_privately, train_update
 from fedlearn.training.record_sums import clipped_gradient_sum
 
-CLASSES = ("a", "b", "c")
+TASK = Classification(("a", "b", "c"))
 
 
 def linear(inputs: int = 12) -> nn.Module:
@@ -38,7 +39,7 @@ def network() -> nn.Module:
 def records(count: int, shape: tuple[int, ...] = (1, 3, 4), seed: int = 0) -> Dataset:
     generator = np.random.default_rng(seed)
     features = generator.standard_normal((count, *shape)).astype(np.float32)
-    return Dataset(features, generator.integers(0, 3, count), CLASSES)
+    return Dataset(features, generator.integers(0, 3, count), TASK)
 
 
 def repeatable(seed: int) -> Entropy:
@@ -75,7 +76,7 @@ def test_record_sum_with_probability_one_takes_every_record_and_draws_no_coin() 
     weights = read_parameters(model)
     common = {"max_grad_norm": 0.3, "device": "cpu"}
     found = record_sum(model, weights, data, sampling_probability=Fraction(1), entropy=no_entropy, **common)
-    np.testing.assert_array_equal(found, clipped_gradient_sum(model, data.features, data.labels, **common))
+    np.testing.assert_array_equal(found, clipped_gradient_sum(model, data, **common))
 
 
 def test_record_sum_reads_the_weights_that_it_is_given() -> None:
@@ -89,7 +90,7 @@ def test_record_sum_reads_the_weights_that_it_is_given() -> None:
 
 def test_record_sum_takes_the_records_of_its_own_coins() -> None:
     """100 records, each alone in one coordinate: the sum shows who was taken. Fails by chance once in 10^9 runs."""
-    data = Dataset(np.eye(100, dtype=np.float32), np.zeros(100, dtype=np.int64), CLASSES)
+    data = Dataset(np.eye(100, dtype=np.float32), np.zeros(100, dtype=np.int64), TASK)
     common = {"sampling_probability": Fraction(1, 4), "max_grad_norm": 9.0, "entropy": os.urandom, "device": "cpu"}
     model = nn.Linear(100, 3)
     sums = [record_sum(model, np.zeros(303), data, **common) for _ in range(40)]
@@ -100,7 +101,7 @@ def test_record_sum_takes_the_records_of_its_own_coins() -> None:
 
 def test_a_private_step_is_the_truncated_sum_plus_its_noise() -> None:
     data, model = records(50), linear()
-    total = clipped_gradient_sum(zeroed(linear()), data.features, data.labels, max_grad_norm=0.1, device="cpu")
+    total = clipped_gradient_sum(zeroed(linear()), data, max_grad_norm=0.1, device="cpu")
     expected = truncate(total, GRID) + discrete_gaussian(1 << 18, 39, repeatable(7))
     np.testing.assert_allclose(private_update(model, data, repeatable(7)), -STEP * expected, rtol=1e-12)
 
@@ -169,7 +170,7 @@ def test_every_step_is_noised_by_the_same_public_amount_whatever_the_records(cou
 def test_a_step_whose_gradients_fail_is_zeros_and_noise(caplog: pytest.LogCaptureFixture) -> None:
     """In record-local no noise follows, so a refusal, or zeros without the step's noise, would show the failure."""
     data = records(50)
-    broken = Dataset(data.features, data.labels + 99, CLASSES)
+    broken = Dataset(data.features, data.labels + 99, TASK)
     expected = -STEP * discrete_gaussian(1 << 18, 39, repeatable(8))
     np.testing.assert_allclose(private_update(linear(), broken, repeatable(8)), expected, rtol=1e-12)
     assert "zeros and noise" in caplog.text
@@ -229,7 +230,7 @@ def test_a_small_client_uses_all_its_records_in_each_step() -> None:
 
 def test_one_pass_uses_each_record_once() -> None:
     """Each record alone in one coordinate: after one pass in batches every coordinate has moved equally."""
-    data = Dataset(np.eye(24, dtype=np.float32), np.zeros(24, dtype=np.int64), CLASSES)
+    data = Dataset(np.eye(24, dtype=np.float32), np.zeros(24, dtype=np.int64), TASK)
     model = zeroed(nn.Linear(24, 3))
     moved = update_of(model, data, local_steps=3, learning_rate=1e-3)[:24]
     assert moved.min() > 0

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from fedlearn.errors import ConfigError
 from fedlearn.model.vector import read_parameters
 from fedlearn.privacy.guarantee import PrivacyUnit
+from fedlearn.task.classification import Classification
 from fedlearn.training.model_check import check_model
 
 SHAPE = (1, 6, 6)
@@ -176,7 +177,7 @@ UNITS = (None, PrivacyUnit.CLIENT, PrivacyUnit.RECORD)
 
 
 def check(model: nn.Module, unit: PrivacyUnit | None) -> None:
-    check_model(model, input_shape=SHAPE, classes=3, unit=unit)
+    check_model(model, input_shape=SHAPE, task=Classification(("a", "b", "c")), unit=unit)
 
 
 @pytest.mark.parametrize("unit", UNITS)

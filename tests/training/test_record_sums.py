@@ -7,10 +7,14 @@ from numpy.typing import NDArray
 from torch import nn
 from torch.nn import functional
 
+from fedlearn.data.dataset import Dataset
 from fedlearn.errors import ConfigError
 from fedlearn.model.vector import read_parameters
 from fedlearn.privacy.clipping import Vector, clip_by_l2_norm
+from fedlearn.task.classification import Classification
 from fedlearn.training.record_sums import clipped_gradient_sum, has_closed_form
+
+TASK = Classification(("a", "b", "c"))
 
 
 def linear(inputs: int = 12, classes: int = 3) -> nn.Module:
@@ -52,7 +56,7 @@ def one_record_at_a_time(model: nn.Module, features: NDArray[np.float32], labels
 
 
 def clipped(model: nn.Module, features: NDArray[np.float32], labels: NDArray[np.int64], bound: float) -> Vector:
-    return clipped_gradient_sum(model, features, labels, max_grad_norm=bound, device="cpu")
+    return clipped_gradient_sum(model, Dataset(features, labels, TASK), max_grad_norm=bound, device="cpu")
 
 
 @pytest.mark.parametrize("where", ["below all norms", "among the norms", "above all norms"])
@@ -146,5 +150,5 @@ def test_a_bound_that_is_none_is_refused(bound: float) -> None:
 def test_the_gpu_computes_the_same_sum(build) -> None:
     features, labels = records(500)
     expected = clipped(build(), features, labels, 0.9)
-    found = clipped_gradient_sum(build(), features, labels, max_grad_norm=0.9, device="cuda")
+    found = clipped_gradient_sum(build(), Dataset(features, labels, TASK), max_grad_norm=0.9, device="cuda")
     np.testing.assert_allclose(found, expected, atol=1e-3)

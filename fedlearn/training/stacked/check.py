@@ -6,11 +6,11 @@ import logging
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
 from fedlearn.data.dataset import Dataset
 from fedlearn.model.vector import layout_of, read_parameters
 from fedlearn.privacy.clipping import Vector
+from fedlearn.task.task import Task
 from fedlearn.training.local import train_update
 from fedlearn.training.stacked.model import StackedModel, stack
 from fedlearn.training.stacked.trainer import StackedTrainer
@@ -24,19 +24,19 @@ _RECORDS = (3, 2)  # of the two made-up clients
 
 
 def checked_trainer(
-    model: nn.Module, *, input_shape: tuple[int, ...], classes: int, private: bool, device: str
+    model: nn.Module, *, input_shape: tuple[int, ...], task: Task, private: bool, device: str
 ) -> StackedTrainer | None:
     """The stacked trainer of `model`, or None, said in the log, where it differs from the loop: that one is right.
 
     Two made-up clients train in both ways; with `private`, their clipped gradients are compared record by record too.
     The model is not changed.
     """
-    stacked = stack(model)
+    stacked = stack(model, task)
     if stacked is None:
         return None
     wide = copy.deepcopy(model).cpu().double()
     try:
-        difference = _difference(wide, stacked, input_shape, classes, private=private)
+        difference = _difference(wide, stacked, input_shape, task, private=private)
     except Exception:  # a model of the user's own may fail in any way, and the loop then says how
         _log.exception("the stacked form of the model fails; clients are trained one by one")
         return None
@@ -47,10 +47,10 @@ def checked_trainer(
 
 
 def _difference(
-    model: nn.Module, stacked: StackedModel, input_shape: tuple[int, ...], classes: int, *, private: bool
+    model: nn.Module, stacked: StackedModel, input_shape: tuple[int, ...], task: Task, *, private: bool
 ) -> float:
     trainer = StackedTrainer(stacked, layout_of(model), "cpu", torch.float64)
-    clients = [_client(number, count, input_shape, classes) for number, count in enumerate(_RECORDS)]
+    clients = [_client(number, count, input_shape, task) for number, count in enumerate(_RECORDS)]
     weights = _bent(read_parameters(model))
     settings = {"local_steps": 2, "batch_size": 2}
     seeds = [(0, number) for number in range(len(clients))]
@@ -67,7 +67,7 @@ def _difference(
 def _clipping_difference(model: nn.Module, trainer: StackedTrainer, held: Dataset) -> float:
     """Of one client's clipped sums, half of its records longer than the bound."""
     inputs, targets = torch.from_numpy(held.features).double(), torch.from_numpy(held.labels)
-    rows = torch.stack([_gradient(model, inputs[i : i + 1], targets[i : i + 1]) for i in range(len(held))])
+    rows = torch.stack([_gradient(model, held.task, inputs[i : i + 1], targets[i : i + 1]) for i in range(len(held))])
     norms = rows.norm(dim=1)
     bound = float(norms.median())
     expected = (torch.clamp(bound / norms, max=1)[:, None] * rows).sum(dim=0)
@@ -77,8 +77,8 @@ def _clipping_difference(model: nn.Module, trainer: StackedTrainer, held: Datase
     return _apart(torch.cat([part.flatten() for part in found]).numpy(), expected.numpy())
 
 
-def _gradient(model: nn.Module, inputs: Tensor, targets: Tensor) -> Tensor:
-    found = torch.autograd.grad(functional.cross_entropy(model(inputs), targets), list(model.parameters()))
+def _gradient(model: nn.Module, task: Task, inputs: Tensor, targets: Tensor) -> Tensor:
+    found = torch.autograd.grad(task.losses(model(inputs), targets).sum(), list(model.parameters()))
     return torch.cat([part.flatten() for part in found])
 
 
@@ -88,10 +88,10 @@ def made_up(number: int, shape: tuple[int, ...]) -> Tensor:
     return (2 * (waves - waves.floor()) - min(number, 1)).view(shape)
 
 
-def _client(number: int, count: int, input_shape: tuple[int, ...], classes: int) -> Dataset:
-    labels = (np.arange(count, dtype=np.int64) + number) % classes
+def _client(number: int, count: int, input_shape: tuple[int, ...], task: Task) -> Dataset:
+    labels = task.made_up_targets(count + number)[number:]
     features = made_up(number + 1, (count, *input_shape)).to(torch.float32).numpy()
-    return Dataset(features, labels, tuple(map(str, range(classes))))
+    return Dataset(features, labels, task)
 
 
 def _bent(weights: Vector) -> Vector:

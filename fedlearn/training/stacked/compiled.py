@@ -43,14 +43,14 @@ class CompiledModel(StackedModel):
 
     def gradient(self, rows: Tensor, inputs: Tensor, targets: Tensor, weights: Tensor) -> Tensor:
         """As `StackedModel.gradient`."""
-        plain = StackedModel(self.kernels, self.shapes).gradient
+        plain = StackedModel(self.kernels, self.shapes, self.task).gradient
         return self._run("gradient", plain, rows, inputs, targets, weights)
 
     def clipped(
         self, rows: Tensor, inputs: Tensor, targets: Tensor, present: Tensor, max_grad_norm: float
     ) -> tuple[Tensor, Tensor]:
         """As `StackedModel.clipped`."""
-        plain = StackedModel(self.kernels, self.shapes).clipped
+        plain = StackedModel(self.kernels, self.shapes, self.task).clipped
         return self._run("clipped", plain, rows, inputs, targets, present, max_grad_norm)
 
     def _run(

@@ -9,17 +9,17 @@ from typing import TypeVar
 import torch
 from torch import Tensor, nn
 
+from fedlearn.task.task import Task
 from fedlearn.training.plain import plain_layers
 from fedlearn.training.stacked.convolution import ConvolutionKernel
 from fedlearn.training.stacked.elementwise import FlattenKernel, ReluKernel, SigmoidKernel, TanhKernel
 from fedlearn.training.stacked.embedding import EmbeddingKernel
 from fedlearn.training.stacked.kernel import Kernel, Saved
 from fedlearn.training.stacked.linear import LinearKernel
-from fedlearn.training.stacked.loss import residuals
 from fedlearn.training.stacked.normalization import GroupNormKernel
 from fedlearn.training.stacked.pooling import AveragePoolKernel, MaxPoolKernel
 
-__all__ = ["StackedModel", "stack"]
+__all__ = ["StackedModel", "has_kernels", "stack"]
 
 T = TypeVar("T")
 
@@ -34,6 +34,7 @@ class StackedModel:
 
     kernels: tuple[Kernel, ...]
     shapes: tuple[tuple[int, ...], ...]  # of one client's packed parameters, in the order of the model's
+    task: Task
     wide: bool = field(default=False, kw_only=True)  # whether clipped gradients are summed in float64
 
     def pack(self, parameters: Sequence[Tensor]) -> Tensor:
@@ -49,10 +50,10 @@ class StackedModel:
         return self._forward(self._split(rows), inputs)[0]
 
     def gradient(self, rows: Tensor, inputs: Tensor, targets: Tensor, weights: Tensor) -> Tensor:
-        """The gradient of each client's weighted sum of cross-entropies; `weights` is (clients, records)."""
+        """The gradient of each client's weighted sum of losses; `weights` is (clients, records)."""
         split = self._split(rows)
         logits, saved = self._forward(split, inputs)
-        delta = residuals(logits, targets) * weights.unsqueeze(2)
+        delta = self.task.residual(logits, targets) * weights.unsqueeze(2)
         parts = self._backward(split, saved, delta, lambda kernel, kept, d: kernel.sums(kept, d))
         return _joined(gradient for part in parts for gradient in part)
 
@@ -93,7 +94,7 @@ class StackedModel:
         """
         split = self._split(rows)
         logits, saved = self._forward(split, inputs)
-        delta = _only(stays, residuals(logits, targets))
+        delta = _only(stays, self.task.residual(logits, targets))
         saved = [tuple(_only(stays, part) for part in kept) for kept in saved]
         parts = self._backward(split, saved, delta, lambda kernel, kept, d: kernel.per_record(kept, d), stays)
         norms = torch.stack([part[0].double() for part in parts]).sum(dim=0).sqrt()
@@ -150,15 +151,22 @@ class StackedModel:
         return found[::-1]
 
 
-def stack(model: nn.Module) -> StackedModel | None:
-    """The stacked form of `model`; None where a layer has no kernel, or the model is not plain."""
-    layers = plain_layers(model)
-    kernels = [_kernel(layer) for layer in layers or []]
-    known = [kernel for kernel in kernels if kernel is not None]
-    parameters = list(model.parameters())
-    if len(known) < len(kernels) or not known or not parameters:
+def stack(model: nn.Module, task: Task) -> StackedModel | None:
+    """The stacked form of `model` for the losses of `task`; None where `has_kernels` is False."""
+    if not has_kernels(model):
         return None
-    return StackedModel(tuple(known), tuple(_packed_shapes(known, parameters)))
+    known = _kernels(model)
+    return StackedModel(tuple(known), tuple(_packed_shapes(known, list(model.parameters()))), task)
+
+
+def has_kernels(model: nn.Module) -> bool:
+    """Whether `model` is plain, has parameters, and every layer has a kernel."""
+    known = _kernels(model)
+    return bool(known) and len(known) == len(plain_layers(model) or []) and any(True for _ in model.parameters())
+
+
+def _kernels(model: nn.Module) -> list[Kernel]:
+    return [kernel for layer in plain_layers(model) or [] if (kernel := _kernel(layer)) is not None]
 
 
 def _packed_shapes(kernels: Sequence[Kernel], parameters: Sequence[nn.Parameter]) -> Iterator[tuple[int, ...]]:

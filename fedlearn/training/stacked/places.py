@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from fedlearn.data.dataset import Dataset
 from fedlearn.model.vector import read_parameters
 from fedlearn.privacy.clipping import Vector
+from fedlearn.task.task import Targets, Task
 from fedlearn.training.device import one_thread
 from fedlearn.training.stacked.check import checked_trainer, made_up
 from fedlearn.training.stacked.trainer import StackedTrainer
@@ -72,7 +73,8 @@ class PlacedSums:
             taken = np.flatnonzero((chunk >= first) & (chunk < first + self.chunks))
             at = (torch.from_numpy(chunk[taken] - first), torch.from_numpy(place[taken]))
             inputs = torch.zeros(*shape, *records.input_shape, dtype=self.trainer.dtype)
-            targets, present = torch.zeros(shape, dtype=torch.int64), torch.zeros(shape, dtype=self.trainer.dtype)
+            blank = torch.from_numpy(records.task.blank_targets(math.prod(shape)))
+            targets, present = blank.view(*shape, *blank.shape[1:]), torch.zeros(shape, dtype=self.trainer.dtype)
             inputs[at] = torch.from_numpy(records.features[taken]).to(self.trainer.dtype)
             targets[at] = torch.from_numpy(records.labels[taken])
             present[at] = 1
@@ -82,7 +84,7 @@ class PlacedSums:
 
 def places_of(records: Dataset) -> NDArray[np.int64]:
     """Each record's place in a chunk, (n,) from 0 to 63: a hash of its features and its label, and of nothing else."""
-    features, labels = np.ascontiguousarray(records.features, dtype="<f4"), records.labels.astype("<i8")
+    features, labels = np.ascontiguousarray(records.features, dtype="<f4"), np.ascontiguousarray(records.labels)
     hashes = (
         hashlib.blake2b(row.data, digest_size=1, salt=label.tobytes()).digest()[0]
         for row, label in zip(features, labels, strict=True)
@@ -99,12 +101,12 @@ def _ranks(places: NDArray[np.int64]) -> NDArray[np.int64]:
     return ranks
 
 
-def checked_places(model: nn.Module, *, input_shape: tuple[int, ...], classes: int, device: str) -> PlacedSums | None:
+def checked_places(model: nn.Module, *, input_shape: tuple[int, ...], task: Task, device: str) -> PlacedSums | None:
     """`PlacedSums` for `model`, tried on this machine for these very shapes; None where its kernels do not hold.
 
     The trial uses weights at which logits are equal but for their last bits, so that a bit that differs shows.
     """
-    trainer = checked_trainer(model, input_shape=input_shape, classes=classes, private=True, device=device)
+    trainer = checked_trainer(model, input_shape=input_shape, task=task, private=True, device=device)
     if trainer is None:
         return None
     trainer = replace(trainer, model=replace(trainer.model, wide=True))
@@ -112,7 +114,7 @@ def checked_places(model: nn.Module, *, input_shape: tuple[int, ...], classes: i
     for chunks in sorted({1, max(1, min(_MOST_CHUNKS, _ENTRIES // (_PLACES * dimension)))}, reverse=True):
         found = PlacedSums(trainer, chunks)
         try:
-            if _holds(found, read_parameters(model), input_shape, classes):
+            if _holds(found, read_parameters(model), input_shape, task):
                 return found
         except Exception:  # a device without float64, or with too little memory
             _log.exception("the model's kernels fail on this device")
@@ -120,14 +122,15 @@ def checked_places(model: nn.Module, *, input_shape: tuple[int, ...], classes: i
     return None
 
 
-def _holds(sums: PlacedSums, start: Vector, input_shape: tuple[int, ...], classes: int) -> bool:
+def _holds(sums: PlacedSums, start: Vector, input_shape: tuple[int, ...], task: Task) -> bool:
     """Whether no record's part changes by a bit with what lies at other places, or with its chunk."""
     trainer, shape = sums.trainer, (sums.chunks, _PLACES)
     with one_thread(), torch.inference_mode():
         inputs, others, zeros = (
             made_up(number, (*shape, *input_shape)).to(trainer.device, trainer.dtype) for number in (1, 2, 0)
         )
-        targets = (torch.arange(sums.chunks * _PLACES).view(shape) * 7 % classes).to(trainer.device)
+        targets = torch.from_numpy(_in_no_order(task.made_up_targets(sums.chunks * _PLACES))).to(trainer.device)
+        targets = targets.view(*shape, *targets.shape[1:])
         place = torch.arange(_PLACES, device=trainer.device)
         # What a function may take another way for: saturated, so small that the type has few bits left, or no number.
         kinds = torch.tensor([1e6, 1e-41, math.inf, math.nan], device=trainer.device, dtype=trainer.dtype)
@@ -163,3 +166,8 @@ def _on_ties(start: Vector, shapes: Sequence[tuple[int, ...]]) -> Iterator[Vecto
     large = noise.copy()
     large[tail] = 1e6 + noise[tail]
     yield large
+
+
+def _in_no_order(targets: Targets) -> Targets:
+    """Every seventh of them after another, so that no power of two falls on one kind."""
+    return targets[np.arange(len(targets)) * 7 % len(targets)]

@@ -166,7 +166,7 @@ class _Records:
         shape = clients[0].features.shape[1:]
         features = np.empty((sum(sizes) + 1, *shape), dtype=clients[0].features.dtype)
         features[-1] = 0
-        labels = np.zeros(sum(sizes) + 1, dtype=np.int64)
+        labels = clients[0].task.blank_targets(sum(sizes) + 1)
         for start, held in zip(self._starts, clients, strict=True):
             features[start : start + len(held)], labels[start : start + len(held)] = held.features, held.labels
         self._inputs = torch.from_numpy(features).to(trainer.device, trainer.dtype)

@@ -7,14 +7,17 @@ import torch
 from torch import Tensor, nn
 
 from fedlearn.model.builders import build_model
+from fedlearn.task.classification import Classification
 from fedlearn.training.stacked.compiled import CompiledModel, worth_compiling
 from fedlearn.training.stacked.model import StackedModel, stack
+
+TASK = Classification(("a", "b", "c"))
 
 
 def case(*, clients: int, records: int, seed: int = 0) -> tuple[StackedModel, Tensor, Tensor, Tensor, Tensor]:
     torch.manual_seed(seed)
     model = build_model("cnn", input_shape=(1, 28, 28), classes=3, options={}, seed=seed).double()
-    stacked = stack(model)
+    stacked = stack(model, TASK)
     assert stacked is not None
     packed = stacked.pack([torch.randn(clients, *p.shape, dtype=torch.float64) * 0.2 for p in model.parameters()])
     inputs = torch.rand(clients, records, 1, 28, 28, dtype=torch.float64)
@@ -58,7 +61,7 @@ def test_without_a_compiler_the_kernels_go_on_and_the_log_says_so_once(monkeypat
 
 def test_only_a_run_of_many_products_is_worth_compiling() -> None:
     plain = nn.Sequential(nn.Conv2d(1, 16, 8, 2, padding=3), nn.ReLU(), nn.Flatten(), nn.Linear(3136, 10))
-    stacked = stack(plain)
+    stacked = stack(plain, TASK)
     assert stacked is not None
     a_record = 3 * (196 * 16 * 64 + 3136 * 10)
     assert worth_compiling(stacked, plain, (1, 28, 28), 2 * 10**12 // a_record + 1)

@@ -6,7 +6,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from fedlearn.task.classification import Classification
 from fedlearn.training.stacked.model import StackedModel, stack
+
+TASK = Classification(("a", "b", "c"))
 
 CLIENTS, RECORDS, CLASSES = 3, 5, 4
 
@@ -77,7 +80,7 @@ def joined(stacked: StackedModel, rows: Tensor) -> Tensor:
 @every_network
 def test_weighted_sums_are_those_of_autograd(name: str) -> None:
     model, parameters, inputs, targets = case(name)
-    stacked = stack(model)
+    stacked = stack(model, TASK)
     assert stacked is not None
     weights = torch.rand(CLIENTS, RECORDS, dtype=torch.float64)
     expected = (weights[..., None] * Looped(model, parameters).gradients(inputs, targets)).sum(dim=1)
@@ -88,7 +91,7 @@ def test_weighted_sums_are_those_of_autograd(name: str) -> None:
 @every_network
 def test_every_record_is_clipped_by_itself(name: str) -> None:
     model, parameters, inputs, targets = case(name)
-    stacked = stack(model)
+    stacked = stack(model, TASK)
     assert stacked is not None
     present = torch.ones(CLIENTS, RECORDS, dtype=torch.float64)
     present[1, 2:] = 0
@@ -102,7 +105,7 @@ def test_every_record_is_clipped_by_itself(name: str) -> None:
 
 def test_of_equal_entries_the_first_gets_the_gradient_as_in_pytorch() -> None:
     model, parameters, inputs, targets = case("overlapping windows")
-    stacked = stack(model)
+    stacked = stack(model, TASK)
     assert stacked is not None
     level = torch.round(inputs)  # many ties
     ones = torch.ones(CLIENTS, RECORDS, dtype=torch.float64)
@@ -115,7 +118,7 @@ def test_of_equal_entries_the_first_gets_the_gradient_as_in_pytorch() -> None:
 @pytest.mark.parametrize("bad", [float("nan"), float("inf"), 1e200])
 def test_a_record_that_is_not_finite_counts_as_zeros_and_leaves_the_others_alone(bad: float) -> None:
     model, parameters, inputs, targets = case("two convolutions")
-    stacked = stack(model)
+    stacked = stack(model, TASK)
     assert stacked is not None
     spoiled = inputs.clone()
     spoiled[0, 1] = bad
@@ -130,7 +133,7 @@ def test_a_record_that_is_not_finite_counts_as_zeros_and_leaves_the_others_alone
 def test_a_long_input_does_not_hide_a_gradient_whose_other_factor_has_no_square_in_float32() -> None:
     """Weights that a coordinator chose: residuals of 1e-23, records of 1e18, and so a gradient of length 1.4e-5."""
     model = nn.Sequential(nn.Linear(1, 3, bias=False))
-    stacked = stack(model)
+    stacked = stack(model, TASK)
     assert stacked is not None
     inputs, targets = torch.full((1, 1, 1), 1e18), torch.zeros(1, 1, dtype=torch.int64)
     rows = stacked.pack([torch.tensor([[[53e-18], [0.0], [0.0]]])])
@@ -144,7 +147,7 @@ def test_a_long_input_does_not_hide_a_gradient_whose_other_factor_has_no_square_
 def test_a_gradient_too_long_for_float32_counts_for_no_more_than_the_bound(long: float) -> None:
     """Its factor would be so small that float32 knows it to a few bits, and the product could be twice the bound."""
     model = nn.Sequential(*(nn.Linear(width, out, bias=False) for width, out in ((1, 1), (1, 1), (1, 2))))
-    stacked = stack(model)
+    stacked = stack(model, TASK)
     assert stacked is not None
     rows = stacked.pack([torch.tensor(w)[None] for w in ([[long]], [[1e-3 / long]], [[1e38], [0.0]])])
     for bound in (1.0, 1e-3):
@@ -165,15 +168,15 @@ def test_a_gradient_too_long_for_float32_counts_for_no_more_than_the_bound(long:
     ],
 )
 def test_a_layer_without_a_kernel_leaves_the_model_to_the_loop(layer: nn.Module) -> None:
-    assert stack(nn.Sequential(layer, nn.Linear(4, 2))) is None
+    assert stack(nn.Sequential(layer, nn.Linear(4, 2)), TASK) is None
 
 
 def test_shared_and_frozen_parameters_leave_the_model_to_the_loop() -> None:
     shared = nn.Linear(4, 4)
-    assert stack(nn.Sequential(shared, nn.Tanh(), shared)) is None
+    assert stack(nn.Sequential(shared, nn.Tanh(), shared), TASK) is None
     frozen = nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 2))
     frozen[0].weight.requires_grad_(False)
-    assert stack(frozen) is None
+    assert stack(frozen, TASK) is None
 
 
 def test_a_subclass_of_a_known_layer_is_not_taken_for_it() -> None:
@@ -181,5 +184,5 @@ def test_a_subclass_of_a_known_layer_is_not_taken_for_it() -> None:
         def forward(self, values: Tensor) -> Tensor:
             return 2 * super().forward(values)
 
-    assert stack(nn.Sequential(Doubled(4, 2))) is None
+    assert stack(nn.Sequential(Doubled(4, 2)), TASK) is None
     assert np.isfinite(Doubled(4, 2)(torch.ones(1, 4)).detach().numpy()).all()

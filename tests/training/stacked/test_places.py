@@ -15,6 +15,7 @@ from fedlearn.errors import ConfigError
 from fedlearn.model.builders import build_model
 from fedlearn.model.vector import layout_of, read_parameters, write_parameters
 from fedlearn.privacy.clipping import Vector
+from fedlearn.task.classification import Classification
 from fedlearn.training import alone
 from fedlearn.training.alone import AloneSums
 from fedlearn.training.record_sums import clipped_gradient_sum
@@ -22,6 +23,8 @@ from fedlearn.training.stacked import places
 from fedlearn.training.stacked.linear import LinearKernel
 from fedlearn.training.stacked.model import stack
 from fedlearn.training.stacked.places import checked_places, places_of
+
+TASK = Classification(("a", "b", "c"))
 
 C = 0.3
 KINDS = ["start", "equal rows", "equal rows, biases", "long sums", "cancelling halves"]
@@ -51,7 +54,7 @@ def chosen_weights(model: nn.Module, kind: str, generator: np.random.Generator) 
 
 def made_up(count: int, shape: tuple[int, ...], classes: int, generator: np.random.Generator) -> Dataset:
     features = generator.uniform(-1, 1, size=(count, *shape)).astype(np.float32)
-    return Dataset(features, generator.integers(0, classes, count), tuple(map(str, range(classes))))
+    return Dataset(features, generator.integers(0, classes, count), Classification(tuple(map(str, range(classes)))))
 
 
 def farthest_move(sum_of: Callable[[Dataset], Vector], records: Dataset) -> float:
@@ -144,7 +147,7 @@ def test_so_it_is_for_images(kind) -> None:
 def test_words_whose_gradients_cancel_add_no_more_than_the_bound() -> None:
     """A word that a record has twice gets gradients of 1e8 that cancel. Added to the table of all records one after the
     other they left the rounding of 1e8 behind, many times the bound."""
-    model = stack(nn.Sequential(nn.Embedding(6, 4), nn.Flatten(), nn.Linear(32, 3)))
+    model = stack(nn.Sequential(nn.Embedding(6, 4), nn.Flatten(), nn.Linear(32, 3)), TASK)
     assert model is not None
     wide = replace(model, wide=True)
     generator = np.random.default_rng(0)
@@ -170,7 +173,7 @@ def test_the_sum_is_that_of_the_clipped_gradients() -> None:
     weights = read_parameters(model)
     found = of(model, weights)(records)
     write_parameters(model, weights)
-    expected = clipped_gradient_sum(model, records.features, records.labels, max_grad_norm=C, device="cpu")
+    expected = clipped_gradient_sum(model, records, max_grad_norm=C, device="cpu")
     np.testing.assert_allclose(found, expected, atol=1e-5 * C)
 
 
@@ -182,7 +185,7 @@ def test_a_record_that_is_not_finite_counts_as_zeros_and_changes_no_bit_of_the_o
     expected = sum_of(records)
     for poison in (np.nan, np.inf, 3e38):
         features = np.concatenate([np.full((1, 30), poison, np.float32), records.features])
-        worse = Dataset(features, np.concatenate([[1], records.labels]), records.classes)
+        worse = Dataset(features, np.concatenate([[1], records.labels]), records.task)
         assert np.linalg.norm(sum_of(worse) - expected) <= 1e-9 * C
 
 
@@ -211,7 +214,7 @@ def test_a_gradient_without_squares_in_float32_is_within_the_least_bound_that_a_
     model = nn.Sequential(nn.Conv2d(1, 2, 2), nn.Tanh(), nn.Flatten(), nn.Linear(8, 2))
     parts = {name: np.zeros(shape) for name, shape in zip(layout_of(model).names, layout_of(model).shapes, strict=True)}
     parts["3.weight"][1], parts["0.weight"][:] = 1e6, 1e-6
-    record = Dataset(np.full((1, 1, 3, 3), 1e-3, np.float32), np.zeros(1, np.int64), ("a", "b"))
+    record = Dataset(np.full((1, 1, 3, 3), 1e-3, np.float32), np.zeros(1, np.int64), Classification(("a", "b")))
     least = 1e-12
     with pytest.raises(ConfigError, match=r"privacy\.max_grad_norm.*at least 1e-12"):
         load_digits("privacy.max_grad_norm=9e-13")
@@ -226,7 +229,7 @@ def test_a_records_place_is_a_function_of_its_content() -> None:
     order = np.random.default_rng(1).permutation(500)
     np.testing.assert_array_equal(places_of(records)[order], places_of(records.take(order)))
     assert len(set(places_of(records))) == 64
-    relabelled = Dataset(records.features, (records.labels + 1) % 3, records.classes)
+    relabelled = Dataset(records.features, (records.labels + 1) % 3, records.task)
     assert (places_of(relabelled) != places_of(records)).mean() > 0.9
 
 
@@ -239,9 +242,9 @@ def by_place(self: LinearKernel, parameters: list[Tensor], inputs: Tensor) -> tu
 
 def test_where_kernels_do_not_hold_each_record_is_computed_by_itself(monkeypatch) -> None:
     model = build_model("mlp", input_shape=(12,), classes=3, options={"hidden": (9,)}, seed=0)
-    assert checked_places(model, input_shape=(12,), classes=3, device="cpu") is not None
+    assert checked_places(model, input_shape=(12,), task=Classification(("a", "b", "c")), device="cpu") is not None
     monkeypatch.setattr(LinearKernel, "forward", by_place)
-    assert checked_places(model, input_shape=(12,), classes=3, device="cpu") is None
+    assert checked_places(model, input_shape=(12,), task=Classification(("a", "b", "c")), device="cpu") is None
     generator = np.random.default_rng(0)
     records = made_up(60, (12,), 3, generator)
     assert farthest_move(of(model, chosen_weights(model, "long sums", generator)), records) <= 1e-9 * C

@@ -12,6 +12,7 @@ from fedlearn.data.dataset import Dataset
 from fedlearn.model.builders import build_model
 from fedlearn.model.vector import read_parameters
 from fedlearn.privacy.clipping import Vector
+from fedlearn.task.classification import Classification
 from fedlearn.training.stacked.box_muller import box_muller
 from fedlearn.training.stacked.check import checked_trainer
 from fedlearn.training.stacked.trainer import StackedTrainer, block_size
@@ -26,7 +27,9 @@ def model() -> nn.Module:
 
 @pytest.fixture(scope="module")
 def trainer(model: nn.Module) -> StackedTrainer:
-    found = checked_trainer(model, input_shape=(1, 28, 28), classes=3, private=True, device="cpu")
+    found = checked_trainer(
+        model, input_shape=(1, 28, 28), task=Classification(("a", "b", "c")), private=True, device="cpu"
+    )
     assert found is not None
     return found
 
@@ -34,7 +37,7 @@ def trainer(model: nn.Module) -> StackedTrainer:
 def held(count: int, seed: int) -> Dataset:
     generator = np.random.default_rng(seed)
     features = generator.random((count, 1, 28, 28), dtype=np.float32)
-    return Dataset(features, generator.integers(0, 3, count), ("a", "b", "c"))
+    return Dataset(features, generator.integers(0, 3, count), Classification(("a", "b", "c")))
 
 
 def updates(trainer: StackedTrainer, model: nn.Module, clients: list[tuple[Dataset, int]]) -> Vector:
@@ -68,7 +71,7 @@ def test_no_weights_let_one_record_wipe_out_what_the_others_send() -> None:
     So a record that is not finite must not be cleared to zeros, whose own gradient would then spoil the sum.
     """
     model = nn.Sequential(nn.Linear(2, 2), nn.ReLU(), nn.Linear(2, 3))
-    trainer = checked_trainer(model, input_shape=(2,), classes=3, private=True, device="cpu")
+    trainer = checked_trainer(model, input_shape=(2,), task=Classification(("a", "b", "c")), private=True, device="cpu")
     assert trainer is not None
     with torch.no_grad():
         model[0].weight.copy_(torch.tensor([[-3e38, 0.0], [0.0, 1e38]]))
@@ -77,10 +80,10 @@ def test_no_weights_let_one_record_wipe_out_what_the_others_send() -> None:
     features = np.tile(np.array([1, 0], dtype=np.float32), (40, 1))
     labels = np.arange(40) % 2
     looked_for = np.array([[1, 100]], dtype=np.float32)
-    nobody = Dataset(features[:0], labels[:0], ("a", "b", "c"))
-    without = Dataset(features, labels, nobody.classes)
-    with_it = Dataset(np.concatenate([features, looked_for]), np.append(labels, 2), nobody.classes)
-    alone = Dataset(looked_for, np.array([2]), nobody.classes)
+    nobody = Dataset(features[:0], labels[:0], Classification(("a", "b", "c")))
+    without = Dataset(features, labels, nobody.task)
+    with_it = Dataset(np.concatenate([features, looked_for]), np.append(labels, 2), nobody.task)
+    alone = Dataset(looked_for, np.array([2]), nobody.task)
 
     def sums(*clients: Dataset) -> Vector:
         return trainer.record_sums(

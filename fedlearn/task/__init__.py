@@ -1,0 +1,1 @@
+"""What is learnt: the target of a record, its loss, and the scores of a model."""
