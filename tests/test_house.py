@@ -20,6 +20,8 @@ from fedlearn import errors
 from fedlearn.cli import app
 from fedlearn.cli.options import print_json
 from fedlearn.config.run_config import REGISTRY_NAMES, ColumnConfig, RunConfig
+from fedlearn.privacy.mechanisms import MECHANISMS
+from fedlearn.stages import STAGES
 
 ROOT = Path(__file__).parent.parent
 MODULES = sorted((ROOT / "fedlearn").rglob("*.py"))
@@ -216,3 +218,31 @@ def test_imports_point_down() -> None:
     from importlinter.cli import lint_imports
 
     assert lint_imports(config_filename=str(ROOT / "pyproject.toml"), no_cache=True) == 0
+
+
+# Where a word of a list is at home; whoever else needs to know asks it, or a new entry would have to be told to all.
+AT_HOME = {
+    "privacy mode": (set(MECHANISMS), {"privacy/mechanisms.py", "config/run_config.py"}),
+    "source of noise": (
+        {mechanism.noise.name for mechanism in MECHANISMS.values()},
+        {"privacy/noise_sources.py"},
+    ),
+    "kind of work": ({mechanism.work.name for mechanism in MECHANISMS.values()}, {"privacy/works.py"}),
+    "stage": (set(STAGES), {"stages.py"}),
+}
+
+
+def compared(path: Path) -> set[str]:
+    """Words that a module compares something with, or tells cases by."""
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Compare | ast.MatchValue):
+            found |= {part.value for part in ast.walk(node) if isinstance(part, ast.Constant)}
+    return {word for word in found if isinstance(word, str)}
+
+
+@pytest.mark.parametrize("what", AT_HOME)
+def test_a_word_is_compared_at_home_alone(what: str) -> None:
+    words, home = AT_HOME[what]
+    guests = {path for path in MODULES if path.relative_to(ROOT / "fedlearn").as_posix() not in home}
+    assert not {(path.name, word) for path in guests for word in compared(path) & words}

@@ -16,16 +16,17 @@ from fedlearn.policy.roster import Roster, RosterEntry
 from fedlearn.privacy.quantization import Lanes
 from fedlearn.round.agreement import Agreement
 from fedlearn.round.context_fields import context_fields_of
-from fedlearn.secagg.messages import STAGE_NAMES, Stage
+from fedlearn.secagg.messages import Stage
 from fedlearn.secagg.participant import Participant
 from fedlearn.secagg.stages import Member
 from fedlearn.secagg.transcript import Position
+from fedlearn.stages import STAGES_OF_ATTEMPT
 
 __all__ = ["MaskedRounds"]
 
 _log = logging.getLogger(__name__)
 
-_STAGES = dict(zip(STAGE_NAMES, Stage, strict=True))
+_STAGES = dict(zip(STAGES_OF_ATTEMPT, Stage, strict=True))
 
 
 class MaskedRounds:

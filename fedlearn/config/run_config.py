@@ -240,7 +240,7 @@ class RunConfig(_Section):
             raise ConfigError(f"{place}: {sentence_of(error.errors()[0], cls)}") from None
         _check_names(config, place)
         _check_mode_has_its_keys(config, place)
-        check_public_test(config.data, place, private=config.privacy.mode != "none")
+        check_public_test(config.data, place, private="privacy.target_epsilon" in REQUIRED_KEYS[config.privacy.mode])
         _check_runtime(config.runtime, place, masking=config.secure_aggregation.masking)
         return config
 
@@ -360,7 +360,7 @@ def _check_drawn(config: RunConfig, place: str) -> None:
             f'{place}: privacy.planned_records is missing; partition "drawn" needs it: the records of all clients '
             "together, of which each draws its part"
         )
-    if config.privacy.mode in ("record-distributed", "record-local"):
+    if "privacy.max_grad_norm" in REQUIRED_KEYS[config.privacy.mode]:  # it is about records
         raise ConfigError(
             f'{place}: data.partition is "drawn" in mode "{config.privacy.mode}"; a guarantee for records counts on '
             "each being at one client only, and these clients share records: expected another partition, or a mode "

@@ -12,8 +12,9 @@ import numpy as np
 from fedlearn.policy.roster import Roster
 from fedlearn.privacy.quantization import Lanes
 from fedlearn.secagg.aggregator import Aggregator, AttemptFailedError
-from fedlearn.secagg.messages import REFUSAL, STAGE_NAMES, Stage
+from fedlearn.secagg.messages import REFUSAL, Stage
 from fedlearn.secagg.transcript import Context, ContextFields, Position
+from fedlearn.stages import ADVERTISE, MASKED, STAGES_OF_ATTEMPT
 
 __all__ = [
     "Ask",
@@ -96,7 +97,7 @@ def _plain_sum(attempt: Attempt, refused: set[int]) -> Summed:
         agreed = attempt.sums.agree(attempt.cohort, attempt.config)
         refused |= set(attempt.cohort) - set(agreed)
     else:
-        agreed = sorted(_answers(attempt, "advertise", dict.fromkeys(attempt.cohort, attempt.config), refused))
+        agreed = sorted(_answers(attempt, ADVERTISE, dict.fromkeys(attempt.cohort, attempt.config), refused))
     _require(len(agreed), attempt.min_survivors, "accept the run")
     attempt.before_vectors()
     summed = attempt.sums.total(agreed, attempt.model) if attempt.sums else _sum_of_replies(attempt, agreed, refused)
@@ -110,7 +111,7 @@ def _saying_who_refused(error: AttemptFailedError, refused: int, attempt: Attemp
 
 
 def _sum_of_replies(attempt: Attempt, members: Sequence[int], refused: set[int]) -> Summed:
-    replies = _answers(attempt, "masked", dict.fromkeys(members, attempt.model), refused)
+    replies = _answers(attempt, MASKED, dict.fromkeys(members, attempt.model), refused)
     vectors = [np.frombuffer(reply, "<u4") for reply in replies.values() if len(reply) == 4 * attempt.dimension]
     total = np.zeros(attempt.dimension, dtype=np.uint32)
     for vector in vectors:
@@ -135,7 +136,7 @@ def masked_attempt(attempt: Attempt, *, fields: ContextFields, roster: Roster, p
         asked=[ids[member] for member in attempt.cohort],
     )
     try:
-        for stage, name in zip(Stage, STAGE_NAMES, strict=True):
+        for stage, name in zip(Stage, STAGES_OF_ATTEMPT, strict=True):
             if stage is Stage.MASK:
                 attempt.before_vectors()
             bodies = {members[client]: request.to_bytes() for client, request in aggregator.requests().items()}

@@ -19,6 +19,7 @@ from fedlearn.privacy.calibration import epsilon_after
 from fedlearn.privacy.clipping import Vector
 from fedlearn.run.checkpoint import RunFolder, load_run
 from fedlearn.secagg.transcript import Position
+from fedlearn.stages import ATTEST
 from fedlearn.training.device import pick_device
 from fedlearn.training.evaluate import evaluate
 
@@ -97,7 +98,7 @@ def _ask_what_was_booked(coordinator: Coordinator, roster: Roster) -> None:
     progress, event = coordinator.progress, coordinator.plan.ledger_event
     collect_attestations(
         coordinator.folder,
-        ask=lambda bodies, receive: coordinator.ask("attest", progress, bodies, receive),
+        ask=lambda bodies, receive: coordinator.ask(ATTEST, progress, bodies, receive),
         roster=roster,
         position=Position(bytes.fromhex(progress.session), progress.round + 1, progress.attempt),
         config=coordinator.config.to_bytes(),

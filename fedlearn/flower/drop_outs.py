@@ -4,7 +4,7 @@ import secrets
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
-from fedlearn.secagg.messages import STAGE_NAMES
+from fedlearn.stages import STAGES_OF_ATTEMPT
 
 __all__ = ["DropOuts", "Fault"]
 
@@ -27,11 +27,11 @@ class DropOuts:
 
     def at(self, stage: str, members: Collection[int]) -> Fault:
         """What goes wrong in this stage. The first stage of an attempt draws who fails, and where."""
-        if stage == STAGE_NAMES[0]:
+        if stage == STAGES_OF_ATTEMPT[0]:
             chosen = self._random.sample(sorted(members), min(self._count, len(members)))
-            self._fails_at = {m: (self._random.choice(STAGE_NAMES), self._random.random() < 0.5) for m in chosen}
-        here = STAGE_NAMES.index(stage)
-        gone = {m for m, (at, _) in self._fails_at.items() if STAGE_NAMES.index(at) < here}
+            self._fails_at = {m: (self._random.choice(STAGES_OF_ATTEMPT), self._random.random() < 0.5) for m in chosen}
+        here = STAGES_OF_ATTEMPT.index(stage)
+        gone = {m for m, (at, _) in self._fails_at.items() if STAGES_OF_ATTEMPT.index(at) < here}
         failing = {m: before for m, (at, before) in self._fails_at.items() if at == stage}
         before = {m for m, before_request in failing.items() if before_request}
         return Fault(frozenset(gone | before), frozenset(set(failing) - before))

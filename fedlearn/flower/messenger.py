@@ -29,14 +29,15 @@ from fedlearn.flower.records import MESSAGE_TYPES, MOST_MESSAGE_BYTES, pack, unp
 from fedlearn.holder.frames import REFUSAL, Frame
 from fedlearn.policy.roster import Roster
 from fedlearn.run.checkpoint import Progress
-from fedlearn.secagg.messages import STAGE_NAMES, is_identified
+from fedlearn.secagg.messages import is_identified
+from fedlearn.stages import ATTEST, IDENTIFY, STAGES_OF_ATTEMPT
 
 __all__ = ["Messenger", "Pace"]
 
 _log = logging.getLogger(__name__)
 
 # Position of each stage in `stage_seconds`; who a node is, is asked before the first round, what it booked at the end.
-_STAGE_SECONDS: Final = {"identify": 0, "attest": 4, **{name: stage for stage, name in enumerate(STAGE_NAMES)}}
+_STAGE_SECONDS: Final = {IDENTIFY: 0, ATTEST: 4, **{name: stage for stage, name in enumerate(STAGES_OF_ATTEMPT)}}
 _CHALLENGE_BYTES: Final = 16
 
 
@@ -79,7 +80,7 @@ class Messenger:
 
     def identify(self, population_size: int, progress: Progress) -> None:
         """Learn which node is which member, of the nodes that are there within the time of a stage."""
-        seconds = self._seconds("identify")
+        seconds = self._seconds(IDENTIFY)
         deadline = time.monotonic() + seconds
         nodes = list(self._grid.get_node_ids())
         while len(nodes) < population_size and time.monotonic() < deadline:
@@ -89,9 +90,9 @@ class Messenger:
 
     def ask(self, stage: str, progress: Progress, bodies: Mapping[int, bytes], receive: Receive) -> None:
         """Implements `rounds.Ask`; a member whose node is not known, or that is late, is left out."""
-        if stage == STAGE_NAMES[0]:
+        if stage == STAGES_OF_ATTEMPT[0]:
             self._greet_newcomers(progress)
-        fault = self._faults.at(stage, bodies) if stage in STAGE_NAMES else Fault()
+        fault = self._faults.at(stage, bodies) if stage in STAGES_OF_ATTEMPT else Fault()
         place = (progress.session, progress.round + 1, progress.attempt)
         letters = {
             member: _Letter(self._node_of[member], Frame(stage, *place, body).to_bytes())
@@ -125,7 +126,7 @@ class Messenger:
         challenges = {node: os.urandom(_CHALLENGE_BYTES) for node in nodes}
         self._asked |= set(nodes)
         letters = {
-            node: _Letter(node, Frame("identify", progress.session, 0, 0, challenge).to_bytes())
+            node: _Letter(node, Frame(IDENTIFY, progress.session, 0, 0, challenge).to_bytes())
             for node, challenge in challenges.items()
         }
 
@@ -135,7 +136,7 @@ class Messenger:
                 self._node_of[member] = node
             return member is not None
 
-        self._exchange("identify", letters, receive, patience=patience)
+        self._exchange(IDENTIFY, letters, receive, patience=patience)
         self._asked -= set(nodes) - set(self._node_of.values())  # whoever did not say is asked again
 
     def _member(self, session: str, challenge: bytes, reply: bytes) -> int | None:

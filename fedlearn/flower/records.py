@@ -9,18 +9,19 @@ from typing import Final
 from flwr.app import Array, ArrayRecord, ConfigRecord, RecordDict
 
 from fedlearn.errors import ProtocolError
+from fedlearn.stages import ADVERTISE, ATTEST, CONSISTENCY, IDENTIFY, MASKED, SHARE, UNMASK
 
 __all__ = ["LONGEST_VALUE", "MESSAGE_TYPES", "MOST_MESSAGE_BYTES", "pack", "unpack"]
 
 # Flower routes a message by "category.action"; the action is the stage.
 MESSAGE_TYPES: Final = {
-    "identify": "query.identify",
-    "advertise": "query.advertise",
-    "share": "query.share",
-    "masked": "train.masked",
-    "consistency": "query.consistency",
-    "unmask": "query.unmask",
-    "attest": "query.attest",
+    IDENTIFY: "query.identify",
+    ADVERTISE: "query.advertise",
+    SHARE: "query.share",
+    MASKED: "train.masked",
+    CONSISTENCY: "query.consistency",
+    UNMASK: "query.unmask",
+    ATTEST: "query.attest",
 }
 # Bytes of a frame that is one value, no more than a part of an array: so no object on its way is longer than a part.
 LONGEST_VALUE: Final = 5 * 10**6

@@ -31,6 +31,7 @@ from fedlearn.privacy.discrete_gaussian import discrete_gaussian
 from fedlearn.privacy.quantization import Lanes
 from fedlearn.round.agreement import Agreement, agree
 from fedlearn.round.contribution import Contributor
+from fedlearn.stages import ADVERTISE, IDENTIFY, MASKED
 from fedlearn.training.local import OnFailure, StepNoise
 
 __all__ = ["Agent", "Holder", "HolderContext", "handle_many"]
@@ -243,11 +244,11 @@ def _answer(agent: Agent, stage: str, data: bytes) -> bytes | PendingReply:
         earlier = agent.earlier_reply(frame, digest)
         if earlier is not None:
             return earlier
-        if stage == "identify":
+        if stage == IDENTIFY:
             return agent.holder.client_id
-        if stage == "masked":
+        if stage == MASKED:
             return agent.turn(frame, digest)
-        if stage != "advertise":
+        if stage != ADVERTISE:
             raise ProtocolError(f"stage {stage} without masking")
         return agent.remember(frame, digest, agent.advertise(frame))
     except FedlearnError as error:

@@ -51,6 +51,7 @@ from fedlearn.run.trained import model_file
 from fedlearn.secagg.messages import decode_advertise
 from fedlearn.secagg.stages import Member
 from fedlearn.secagg.transcript import LANE_BYTES
+from fedlearn.stages import ADVERTISE, ATTEST, IDENTIFY, MASKED
 from fedlearn.task.classification import class_names
 from fedlearn.training.device import pick_device
 
@@ -132,7 +133,7 @@ class DeployedAgent:
         del client
         began = time.monotonic()
         reply = self._reply(stage, request)
-        if stage == "masked":
+        if stage == MASKED:
             time.sleep(max(0.0, began + self._policy.agent.reply_after_seconds - time.monotonic()))
         return reply
 
@@ -142,12 +143,12 @@ class DeployedAgent:
         except ProtocolError as error:
             _log.info("a request is refused: %s", error)
             return REFUSAL
-        if stage == "identify":
+        if stage == IDENTIFY:
             return seal(self._member, frame, self._member.client_id)
         try:
-            if stage == "advertise":
+            if stage == ADVERTISE:
                 return self._begin(frame, request)
-            if stage == "attest":
+            if stage == ATTEST:
                 return self._attest(frame, request)
             if frame.session not in self._sessions:
                 raise ProtocolError("a stage of an unknown session")
@@ -164,7 +165,7 @@ class DeployedAgent:
         """
         with self._beginning:
             agent = self._sessions.get(frame.session) or self._new_agent(frame.session, decode_advertise(frame.body)[1])
-            reply = agent.handle("advertise", request)
+            reply = agent.handle(ADVERTISE, request)
             if not reply.startswith(REFUSAL):
                 _log.info("session %s, round %d, attempt %d begins", frame.session, frame.round, frame.attempt)
                 if self._same_user:
@@ -186,7 +187,7 @@ class DeployedAgent:
                         "an attestation for a session that never began, or released nothing and is long ago"
                     )
                 agent = self._new_agent(frame.session, config)
-            return agent.handle("attest", request)
+            return agent.handle(ATTEST, request)
 
     def _keep(self, session: str, agent: MaskedAgent) -> None:
         kept = {name: known for name, known in self._sessions.items() if name != session}

@@ -10,11 +10,10 @@ from fedlearn.bounded import read_json
 from fedlearn.canonical import canonical_json
 from fedlearn.crypto.labels import REFUSAL
 from fedlearn.errors import ConfigError, ProtocolError
+from fedlearn.stages import STAGES
 
-__all__ = ["MAX_FRAME_BYTES", "REFUSAL", "STAGES", "Frame"]
+__all__ = ["MAX_FRAME_BYTES", "REFUSAL", "Frame"]
 
-# Stages in the order of a round; "identify" comes before the first one, "attest" after the last.
-STAGES: Final = ("identify", "advertise", "share", "masked", "consistency", "unmask", "attest")
 MAX_FRAME_BYTES: Final = 1 << 30
 
 _MAX_HEADER: Final = 512

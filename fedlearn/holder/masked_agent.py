@@ -5,7 +5,8 @@ import threading
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from fedlearn.certificate.attestation import ATTEST, Attestation, Attested
+from fedlearn.certificate import attestation
+from fedlearn.certificate.attestation import Attestation, Attested
 from fedlearn.errors import FedlearnError, ProtocolError
 from fedlearn.holder.context import Holder, HolderContext
 from fedlearn.holder.frames import REFUSAL, Frame
@@ -15,15 +16,17 @@ from fedlearn.model.layout import read_model
 from fedlearn.policy.roster import Roster
 from fedlearn.round.agreement import Agreement
 from fedlearn.round.context_fields import context_fields_of
-from fedlearn.secagg.messages import IDENTIFY, STAGE_NAMES, Envelope, Stage
+from fedlearn.secagg import messages
+from fedlearn.secagg.messages import Envelope, Stage
 from fedlearn.secagg.participant import Participant
 from fedlearn.secagg.stages import Member
 from fedlearn.secagg.transcript import ContextFields, Position
+from fedlearn.stages import ADVERTISE, ATTEST, IDENTIFY, MASKED, STAGES_OF_ATTEMPT
 
 __all__ = ["MaskedAgent", "handle_many_masked", "position_of", "seal"]
 
-_STAGES = dict(zip(STAGE_NAMES, Stage, strict=True))
-_NUMBERS = {"identify": IDENTIFY, "attest": ATTEST, **_STAGES}
+_STAGES = dict(zip(STAGES_OF_ATTEMPT, Stage, strict=True))
+_NUMBERS = {IDENTIFY: messages.IDENTIFY, ATTEST: attestation.ATTEST, **_STAGES}
 
 _SESSIONS_KEPT = 16
 
@@ -195,14 +198,14 @@ def _answer(agent: MaskedAgent, stage: str, data: bytes) -> bytes | PendingReply
     except ProtocolError as error:  # whoever sent it cannot be answered with a signature over what it asked
         agent.holder.log_refusal(error)
         return REFUSAL
-    if stage == "identify":
+    if stage == IDENTIFY:
         return seal(agent.member, frame, agent.member.client_id)
     try:
-        if stage == "masked":
+        if stage == MASKED:
             return agent.turn(frame)
-        if stage == "attest":
+        if stage == ATTEST:
             return seal(agent.member, frame, agent.attest(frame))
-        participant = agent.session(frame.session, begin=stage == "advertise").participant
+        participant = agent.session(frame.session, begin=stage == ADVERTISE).participant
         return participant.answer(_STAGES[stage], position, frame.body)
     except FedlearnError as error:
         agent.holder.log_refusal(error)

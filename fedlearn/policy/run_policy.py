@@ -14,6 +14,7 @@ from fedlearn.config.run_config import Option, RunConfig
 from fedlearn.config.schema import schema_sha256
 from fedlearn.errors import RefusedError
 from fedlearn.privacy.guarantee import Guarantee, PrivacyUnit, rounded_up
+from fedlearn.privacy.mechanisms import MECHANISMS
 from fedlearn.privacy.plan import Plan
 
 __all__ = ["Policy", "Verdict"]
@@ -174,7 +175,7 @@ class Policy(BaseModel):
 
     def _judge_guarantee(self, guarantee: Guarantee | None, mode: str) -> tuple[Verdict, ...]:
         if guarantee is None:
-            named = mode == "none" and mode in self.modes
+            named = not MECHANISMS[mode].private and mode in self.modes
             return (Verdict("guarantee", "no guarantee where it names mode none", "none: NOT PRIVATE", named),)
         most, most_delta = self.max_epsilon, self.max_delta
         return (

@@ -31,7 +31,8 @@ class Mechanism:
     privacy_unit: PrivacyUnit | None
     work: Work
     noise: NoiseSource
-    description: str
+    description: str  # of the noise, for a guarantee
+    released: str  # what leaves, for a disclosure
 
     @property
     def required(self) -> frozenset[str]:
@@ -53,6 +54,11 @@ class Mechanism:
         """Whether secret coins choose records inside a client."""
         return self.privacy_unit is PrivacyUnit.RECORD
 
+    @property
+    def sentence(self) -> str:
+        """Who adds the noise, and who is protected."""
+        return f"{self.noise.sentence}; {f'each {self.privacy_unit}' if self.privacy_unit else 'nobody'} is protected"
+
     def assumptions(self, *, masking: bool) -> tuple[str, ...]:
         """What the guarantee rests on besides arithmetic."""
         of_unit = (ONE_SITE.text,) if self.privacy_unit is PrivacyUnit.RECORD else ()
@@ -69,6 +75,7 @@ MECHANISMS: Mapping[str, Mechanism] = {
             work=RECORD_SUM,
             noise=SHARES,
             description="discrete Gaussian on one sum of clipped per-record gradients a round, in one share a client",
+            released="each round's sum of clipped per-record gradients with noise, every model, the final model",
         ),
         Mechanism(
             name="record-local",
@@ -77,6 +84,7 @@ MECHANISMS: Mapping[str, Mechanism] = {
             work=PRIVATE_STEPS,
             noise=CLIENTS,
             description="discrete Gaussian on every clipped gradient sum of every client (DP-SGD)",
+            released="each client's noised update in each round, every model, the final model",
         ),
         Mechanism(
             name="client-distributed",
@@ -85,6 +93,7 @@ MECHANISMS: Mapping[str, Mechanism] = {
             work=UPDATE,
             noise=SHARES,
             description="discrete Gaussian on one sum of clipped client updates a round, in one share a client",
+            released="each round's sum of clipped client updates with noise, every model, the final model",
         ),
         Mechanism(
             name="client-central",
@@ -93,7 +102,16 @@ MECHANISMS: Mapping[str, Mechanism] = {
             work=UPDATE,
             noise=SERVER,
             description="discrete Gaussian that the server adds to the sum of clipped client updates",
+            released="each round's sum of clipped client updates with noise (without it to the server), every model",
         ),
-        Mechanism(name="none", code=0, privacy_unit=None, work=UPDATE, noise=NOBODY, description="none"),
+        Mechanism(
+            name="none",
+            code=0,
+            privacy_unit=None,
+            work=UPDATE,
+            noise=NOBODY,
+            description="none",
+            released="each round's sum of clipped client updates without noise, every model, the final model",
+        ),
     )
 }

@@ -32,6 +32,7 @@ class NoiseSource:
     in_each_vector: ClassVar[bool] = False  # each client's vector is protected by itself
     at_server: ClassVar[bool] = False  # the server sees the exact sum
     drawn_by: ClassVar[str]  # in words
+    sentence: ClassVar[str]  # who adds what
 
     def certain_shares(self, *, min_survivors: int, max_colluders: int) -> int:
         """How many shares of noise a sum is sure to hold that nobody who sees it knows; 1 where one party adds all."""
@@ -75,6 +76,7 @@ class _Shares(NoiseSource):
 
     __slots__ = ()
     name, in_shares, drawn_by = "shares", True, "each client, as its share"
+    sentence = "all clients together add the noise"
 
     def certain_shares(self, *, min_survivors: int, max_colluders: int) -> int:
         """Without those that drop out, and without those that tell theirs."""
@@ -119,6 +121,7 @@ class _Clients(NoiseSource):
 
     __slots__ = ()
     name, in_each_vector, drawn_by = "clients", True, "each client, in each step"
+    sentence = "each client adds the full noise"
 
     def drawn_in_simulation(self, *, summed: bool) -> str:
         del summed
@@ -138,6 +141,7 @@ class _Server(NoiseSource):
 
     __slots__ = ()
     name, at_server, drawn_by = "server", True, "the server"
+    sentence = "the server adds the noise"
 
     def central(self, plan: "Plan", entropy: Entropy) -> IntVector:
         """One draw."""
@@ -157,6 +161,7 @@ class _Nobody(NoiseSource):
 
     __slots__ = ()
     name, drawn_by = "nobody", "nobody"
+    sentence = "no noise"
 
     def holds_against(self, *, max_colluders: int | None, masking: bool) -> tuple[str, ...]:
         del max_colluders, masking

@@ -9,18 +9,12 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from fedlearn.privacy.guarantee import Guarantee
+from fedlearn.privacy.mechanisms import MECHANISMS
 from fedlearn.report.certified import Certified
 from fedlearn.report.figures import delta_text, epsilon_text, percent, plain
 
-__all__ = ["RANDOMNESS", "RELATIONS", "RELEASED", "UNITS", "Disclosure", "disclosures"]
+__all__ = ["RANDOMNESS", "RELATIONS", "UNITS", "Disclosure", "disclosures"]
 
-RELEASED: Final = {
-    "record-distributed": "each round's sum of clipped per-record gradients with noise, every model, the final model",
-    "record-local": "each client's noised update in each round, every model, the final model",
-    "client-distributed": "each round's sum of clipped client updates with noise, every model, the final model",
-    "client-central": "each round's sum of clipped client updates with noise (without it to the server), every model",
-    "none": "each round's sum of clipped client updates without noise, every model, the final model",
-}
 UNITS: Final = {"record": "one record of one client", "client": "all data of one client"}
 RELATIONS: Final = {
     "record": "records added or removed",
@@ -49,7 +43,7 @@ def disclosures(certified: Certified, *, audit: str | None) -> tuple[Disclosure,
     answers: tuple[tuple[str, str | None], ...] = (
         ("Who is protected", _of_each(certified, lambda guarantee: UNITS[guarantee.privacy_unit])),
         ("From whom", _of_each(certified, _from_whom)),
-        ("What is released", RELEASED.get(certified.mode) if content["events"] else None),
+        ("What is released", MECHANISMS[certified.mode].released if content["events"] else None),
         ("Neighboring relation", _of_each(certified, _relation)),
         ("Mechanism as executed", _executed(certified)),
         ("Accounting", "; ".join(map(_accounting, content["guarantees"])) or None),

@@ -11,6 +11,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from fedlearn.errors import ConfigError
 from fedlearn.host.durable import write_whole
 from fedlearn.privacy.accounting import Event
+from fedlearn.privacy.mechanisms import MECHANISMS
 from fedlearn.report.audit_section import AuditCard, audit_cards, empirical_audit
 from fedlearn.report.disclosures import disclosures
 from fedlearn.report.figures import delta_text, epsilon_text, percent, plain
@@ -23,14 +24,6 @@ from fedlearn.report.statement import privacy_statement
 __all__ = ["REGISTRY_FILE", "draw_report", "write_failed_page", "write_report"]
 
 REGISTRY_FILE = "registry.json"
-
-_MODES = {
-    "record-distributed": "all clients together add the noise; each record is protected",
-    "record-local": "each client adds the full noise; each record is protected",
-    "client-distributed": "all clients together add the noise; each client is protected",
-    "client-central": "the server adds the noise; each client is protected",
-    "none": "no noise; nobody is protected",
-}
 
 
 def write_report(run_folder: Path) -> Path:
@@ -85,7 +78,7 @@ def _rendered(run: RunFolder, audits: tuple[AuditCard, ...]) -> str:
         run=run,
         summary=summary,
         period=_period(summary),
-        mode_text=_MODES.get(run.certified.mode, ""),
+        mode_text=MECHANISMS[run.certified.mode].sentence,
         statement=privacy_statement(run.certified, replaced=_replaced(run)),
         disclosures=disclosures(run.certified, audit=empirical_audit(audits)),
         certificate=run.certified.content,

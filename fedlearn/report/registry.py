@@ -8,8 +8,9 @@ publisher's to fill in.
 from typing import Any, Final
 
 from fedlearn.privacy.guarantee import Guarantee
+from fedlearn.privacy.mechanisms import MECHANISMS
 from fedlearn.report.certified import Certified
-from fedlearn.report.disclosures import RANDOMNESS, RELATIONS, RELEASED, UNITS
+from fedlearn.report.disclosures import RANDOMNESS, RELATIONS, UNITS
 
 __all__ = ["registry_entries"]
 
@@ -52,7 +53,7 @@ def _deployment(certified: Certified, number: int) -> dict[str, Any]:
             "model_name_description": f"{guarantee.mechanism}; holds against {'; '.join(guarantee.holds_against)}",
             "actors": _ACTORS,
             "release_type": "many releases" if certified.releases > 1 else "one release",
-            "release_type_description": RELEASED.get(certified.mode),
+            "release_type_description": MECHANISMS[certified.mode].released,
             "access_type": "not interactive",
         },
         "accounting": {

@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from fedlearn.privacy.guarantee import Guarantee
+from fedlearn.privacy.mechanisms import MECHANISMS
 from fedlearn.report.certified import Certified
 from fedlearn.report.figures import delta_text, epsilon_text, odds_text, three_digits_up
 
@@ -31,7 +32,6 @@ _REPLACED = {
     "record": "one record may be replaced by another instead of added or removed",
     "client": "one client's data may be replaced by other data instead of by none",
 }
-_SHARED_NOISE_MODES = ("record-distributed", "client-distributed")
 _NOISE = {
     "shares": "Each client drew its own share of the noise before anything left it.",
     "aggregate": "In this simulation one draw of the sum's noise stood for the clients' own shares; "
@@ -175,9 +175,10 @@ def _masking(certified: Certified) -> str:
     seen = "Masking was off: the server could see each client's vector by itself"
     if not certified.private:
         return f"{seen}, without noise."
-    if certified.mode in _SHARED_NOISE_MODES:
+    noise = MECHANISMS[certified.mode].noise
+    if noise.in_shares:
         return f"{seen}, with at most one client's share of the noise. Against the server the guarantee does not hold."
-    if certified.mode == "client-central":
+    if noise.at_server:
         return f"{seen}, without noise. It must be trusted with all of them."
     return f"{seen}, with that client's full noise in it; the guarantee does not rest on masking."
 

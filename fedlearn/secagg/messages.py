@@ -27,7 +27,6 @@ __all__ = [
     "IDENTIFY",
     "MAX_CONFIG_BYTES",
     "REFUSAL",
-    "STAGE_NAMES",
     "Advert",
     "Envelope",
     "MaskedRequest",
@@ -65,10 +64,6 @@ class Stage(IntEnum):
     MASK = 2
     CONSISTENCY = 3
     UNMASK = 4
-
-
-# Their names in messages and contexts, in that order.
-STAGE_NAMES: Final = ("advertise", "share", "masked", "consistency", "unmask")
 
 
 @dataclass(frozen=True, slots=True)

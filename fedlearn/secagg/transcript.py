@@ -15,6 +15,7 @@ from fedlearn.crypto.agreement import derive_key
 from fedlearn.crypto.keystream import SEED_BYTES, STREAM_BYTES
 from fedlearn.crypto.labels import label
 from fedlearn.errors import ProtocolError
+from fedlearn.privacy.mechanisms import MECHANISMS
 
 __all__ = [
     "CHECK_LANES",
@@ -46,8 +47,8 @@ LANE_BYTES: Final = 4
 _SUITE: Final = 1
 _LANE_BITS: Final = 32
 _FIELDS: Final = struct.Struct(">H 16s I H 32s 32s 32s 32s B H H H H Q B B Q Q I I I 5H")
-_SHARED_NOISE_MODES: Final = (1, 3)
-_MODES: Final = range(5)
+_SHARED_NOISE_MODES: Final = {mechanism.code for mechanism in MECHANISMS.values() if mechanism.noise.in_shares}
+_MODES: Final = {mechanism.code for mechanism in MECHANISMS.values()}
 
 
 def threshold_of(planned_cohort: int) -> int:

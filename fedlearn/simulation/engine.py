@@ -13,6 +13,7 @@ from fedlearn.flower.in_process_grid import InProcessGrid
 from fedlearn.run.checkpoint import Progress, RunFolder
 from fedlearn.simulation.cohorts import Position, SimulatedCohorts
 from fedlearn.simulation.simulated import AgentPool
+from fedlearn.stages import ADVERTISE, MASKED
 
 __all__ = ["grid_of", "run_in_process"]
 
@@ -60,11 +61,11 @@ class _LossyCohort:
     position: Position
 
     def agree(self, cohort: Sequence[int], config: bytes) -> Sequence[int]:
-        fault = self.faults.at("advertise", cohort)
+        fault = self.faults.at(ADVERTISE, cohort)
         asked = [member for member in cohort if member not in fault.unasked]
         return [m for m in self.holders.agree(self.position, asked, config) if m not in fault.lost]
 
     def total(self, members: Sequence[int], model: bytes) -> Summed:
-        fault = self.faults.at("masked", members)
+        fault = self.faults.at(MASKED, members)
         asked = [member for member in members if member not in fault.unasked]
         return self.holders.total(self.position, asked, model, lost=fault.lost)

@@ -34,6 +34,7 @@ OF_THE_PIPE = {
     "fedlearn.flower.client_app",
     "fedlearn.flower.node_app",
     "fedlearn.flower.records",
+    "fedlearn.stages",
 }
 FRAME = Frame("masked", "ab" * 16, 1, 0, b"model").to_bytes()
 
