@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from fedlearn.audit.setting import Changes, changed, unclipped_rate
 from fedlearn.config.run_config import RunConfig
 from fedlearn.coordinator.pooled_data import SimulatedData, partition_of
-from fedlearn.coordinator.rounds import Coordinator, new_progress, run_rounds
+from fedlearn.coordinator.rounds import Coordinator, new_progress
 from fedlearn.coordinator.server_noise_booking import ServerNoiseBooking
 from fedlearn.data.dataset import Dataset
 from fedlearn.flower.messenger import Messenger
@@ -107,7 +107,7 @@ class Federation:
                         progress=started,
                         weights=weights[0],
                     )
-                    run_rounds(coordinator, resumed=False)
+                    coordinator.run(resumed=False)
         return np.array(attacker.released)
 
 

@@ -11,7 +11,7 @@ from fedlearn.cli.statements import percent
 
 if TYPE_CHECKING:
     from fedlearn.config.run_config import RunConfig
-    from fedlearn.coordinator.rounds import RoundResult
+    from fedlearn.coordinator.run_data import RoundResult
 
 __all__ = ["bar", "live_display"]
 

@@ -15,7 +15,7 @@ from fedlearn.certificate.attestation import Attestation, unprotected
 from fedlearn.certificate.build import Evidence, certify
 from fedlearn.coordinator.attesting import attestations_in
 from fedlearn.coordinator.public_data import PublicData
-from fedlearn.coordinator.rounds import RunData
+from fedlearn.coordinator.run_data import RunData
 from fedlearn.crypto.key_files import read_signing_key
 from fedlearn.crypto.signatures import SigningKey
 from fedlearn.errors import FedlearnError, RunFailedError

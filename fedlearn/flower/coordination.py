@@ -7,7 +7,8 @@ from flwr.serverapp import Grid
 from fedlearn.coordinator.attesting import collect_attestations
 from fedlearn.coordinator.pooled_data import load_simulated_data
 from fedlearn.coordinator.public_data import PublicData
-from fedlearn.coordinator.rounds import Coordinator, OnRound, RunData, new_progress, run_rounds
+from fedlearn.coordinator.rounds import Coordinator, new_progress
+from fedlearn.coordinator.run_data import OnRound, RunData
 from fedlearn.coordinator.server_noise_booking import ServerNoiseBooking
 from fedlearn.flower.in_process_grid import InProcessGrid
 from fedlearn.flower.messenger import Messenger
@@ -89,7 +90,7 @@ def coordinate(
         )
         if deployed:
             coordinator.patience = _PATIENCE
-        run_rounds(coordinator, resumed=stored is not None)
+        coordinator.run(resumed=stored is not None)
     if deployed and roster is not None:
         _ask_what_was_booked(coordinator, roster)
 

@@ -6,7 +6,7 @@ from flwr.app import Context, Message, RecordDict
 from flwr.clientapp import ClientApp
 
 from fedlearn.coordinator.attempts import CohortSums
-from fedlearn.coordinator.rounds import OnRound, RunData
+from fedlearn.coordinator.run_data import OnRound, RunData
 from fedlearn.flower.client_app import make_client_app
 from fedlearn.flower.in_process_grid import InProcessGrid
 from fedlearn.flower.records import MESSAGE_TYPES, unpack

@@ -13,7 +13,7 @@ from fedlearn.run.checkpoint import DONE_FILE, RunFolder
 from fedlearn.run.failure import record_failure
 
 if TYPE_CHECKING:
-    from fedlearn.coordinator.rounds import OnRound, RunData
+    from fedlearn.coordinator.run_data import OnRound, RunData
 
 __all__ = ["app", "make_server_app"]
 

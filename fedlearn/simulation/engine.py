@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from fedlearn.coordinator.attempts import Summed
 from fedlearn.coordinator.pooled_data import SimulatedData
-from fedlearn.coordinator.rounds import OnRound
+from fedlearn.coordinator.run_data import OnRound
 from fedlearn.flower.drop_outs import DropOuts
 from fedlearn.flower.in_process_apps import grid_of_clients, grid_of_sums, run_apps
 from fedlearn.flower.in_process_grid import InProcessGrid

@@ -12,7 +12,7 @@ from dataclasses import replace
 from typing import Final
 
 from fedlearn.coordinator.pooled_data import SimulatedData
-from fedlearn.coordinator.rounds import OnRound, RoundResult
+from fedlearn.coordinator.run_data import OnRound, RoundResult
 from fedlearn.errors import ConfigError, RunFailedError
 from fedlearn.run.checkpoint import RunFolder
 from fedlearn.run.failure import forget_failure, raise_failure

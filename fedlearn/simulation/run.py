@@ -11,7 +11,7 @@ from fedlearn.config.run_config import RunConfig
 from fedlearn.coordinator.conclusion import RunResult, conclude
 from fedlearn.coordinator.pooled_data import SimulatedData, load_simulated_data
 from fedlearn.coordinator.public_data import TABLES, PublicData
-from fedlearn.coordinator.rounds import OnRound, RoundResult
+from fedlearn.coordinator.run_data import OnRound, RoundResult
 from fedlearn.errors import ConfigError
 from fedlearn.flower.strategies import check_options
 from fedlearn.host.quiet import quiet

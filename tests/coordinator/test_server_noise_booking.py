@@ -104,7 +104,7 @@ def test_noise_is_drawn_once_also_if_the_process_dies_before_the_sum_is_used(cen
 
     monkeypatch.setattr(rounds, "noised_sum", draw)
     with monkeypatch.context() as dying:
-        dying.setattr(rounds, moment, dies)
+        dying.setattr(rounds.Coordinator, moment, dies)
         with pytest.raises(Killed):
             fedlearn.simulate(central, output=tmp_path / "run")
     folder = RunFolder(tmp_path / "run")

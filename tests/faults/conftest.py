@@ -9,7 +9,7 @@ from flwr.app import Context, RecordDict
 
 from fedlearn.config.run_config import RunConfig
 from fedlearn.coordinator.pooled_data import load_simulated_data
-from fedlearn.coordinator.rounds import RoundResult
+from fedlearn.coordinator.run_data import RoundResult
 from fedlearn.flower.client_app import make_client_app
 from fedlearn.flower.messenger import Messenger, Pace
 from fedlearn.flower.server_app import make_server_app

@@ -9,7 +9,7 @@ from pathlib import Path
 from contestants.workload import FOLDER, given, round_done, started
 from fedlearn import RunConfig
 from fedlearn.coordinator.pooled_data import load_simulated_data
-from fedlearn.coordinator.rounds import RoundResult
+from fedlearn.coordinator.run_data import RoundResult
 from fedlearn.run.checkpoint import RunFolder
 from fedlearn.simulation.engine import run_in_process
 
