@@ -31,5 +31,6 @@ class Federation:
 
     def total(self, members=range(10), number=1, attempt=0, lost=()):
         position = (SESSION, number, attempt)
-        assert self.cohorts.agree(position, members, self.config.to_bytes()) == members
+        if self.cohorts.agree(position, members, self.config.to_bytes()) != members:
+            raise AssertionError("all agree")
         return self.cohorts.total(position, members, self.model, lost)
