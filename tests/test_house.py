@@ -187,14 +187,14 @@ def test_every_command_and_option_is_documented() -> None:
 
 @pytest.mark.parametrize("number", range(1, 22))
 def test_every_error_that_frameworks_make_has_its_test(number: int) -> None:
-    """R1 to R21 of the specification: a test of that number shows that ours is right."""
+    """R1 to R21 of docs/specification/privacy.md 9: a test of that number shows that ours is right."""
     tests = "\n".join(path.read_text(encoding="utf-8") for path in (ROOT / "tests").rglob("test_*.py"))
     assert re.search(rf"^ *def test_r{number:02}_", tests, re.MULTILINE)
 
 
 @pytest.mark.parametrize("number", [*range(1, 12), 19, 21])
 def test_every_fault_of_messages_and_nodes_has_its_test(number: int) -> None:
-    """F1 to F11, F19 and F21 of the list of faults: a test of that number shows what it costs."""
+    """F1 to F11, F19 and F21 of docs/specification/faults.md 2: a test of that number shows what it costs."""
     tests = "\n".join(path.read_text(encoding="utf-8") for path in (ROOT / "tests").rglob("test_*.py"))
     assert re.search(rf"^ *def test_(f\d+_)*f{number}_", tests, re.MULTILINE)
 

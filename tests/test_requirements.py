@@ -1,4 +1,4 @@
-"""Of privacy.md's table of errors, the features that are not offered: their keys are refused with a sentence."""
+"""Of docs/specification/privacy.md 9, the features that are not offered: their keys are refused with a sentence."""
 
 import pytest
 

@@ -34,7 +34,7 @@ __all__ = ["Federation", "bound_of", "most_copies"]
 _BOUND_OF_UPDATES = 0.3  # of a gradient, where a client's update is what is clipped
 _MOST_CLIENTS = 16
 _MOST_COPIES = 30
-_EPSILON = 20.0  # of all rounds; a larger one is refused where noise is made of shares (docs/privacy-model.md)
+_EPSILON = 20.0  # of all rounds; shares of a larger one would be too small (docs/specification/privacy.md 3.3)
 
 
 def bound_of(config: RunConfig) -> float:

@@ -1,4 +1,4 @@
-"""Stage "attest": what a data holder signs once the last round is over (docs/privacy-model.md).
+"""Stage "attest": what a data holder signs once the last round is over (docs/protocol.md 6).
 
 It says what this holder booked for the session, and which model it was shown; not that the model is the sum.
 """

@@ -1,4 +1,4 @@
-"""The AES-256 counter keystream: masks, noise and coins all come from it (docs/protocol.md).
+"""The AES-256 counter keystream: masks, noise and coins all come from it (docs/protocol.md 7).
 
 A seed has 40 bytes, key 32 | salt 8. The stream is cut into segments of 4 MiB; segment i is AES-256 in counter mode
 under the 96-bit nonce salt | u32 i (big-endian), counter from 2. These are the bytes that AES-GCM makes for a plaintext

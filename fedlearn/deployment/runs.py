@@ -149,7 +149,7 @@ class Facts:
 
 
 class RunKeeper:
-    """Keeps one run going (F12 and F14 in tests/faults).
+    """Keeps one run going (docs/specification/faults.md F12 and F14).
 
     Guarantees:
         a run that gave no sign of life 60 s after it was submitted (then 120 s, 240 s ...) is so again, over a fresh

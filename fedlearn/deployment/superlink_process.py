@@ -111,7 +111,8 @@ def control_of(home: ServerHome) -> Control:
 def set_damaged_aside(database: Path) -> Path | None:
     """Move a SQLite file that is damaged out of the way, with what belongs to it; gives its new name.
 
-    What stood in it is known elsewhere: members in the book of members, runs in their folders (F15 in tests/faults).
+    What stood in it is known elsewhere: members in the book of members, runs in their folders
+    (docs/specification/faults.md F15).
     """
     if not database.exists() or is_whole(database):
         return None

@@ -1,7 +1,7 @@
 """Frames as Flower's records: one byte string, so that no field can carry anything else.
 
 A short one is one value. A long one is one array of bytes, which Flower cuts into parts of 5 MB: as one value it would
-take six times the time and three times the memory (F17 in tests/faults). Each length has one form.
+take six times the time and three times the memory (docs/specification/faults.md F17). Each length has one form.
 """
 
 from typing import Final

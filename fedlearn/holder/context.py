@@ -60,7 +60,7 @@ class HolderContext:
     compiled: Compile = False  # only a simulation trains long enough
     alone: bool = True  # gradients of a record are the same bits whoever else is there; a simulation protects nobody
     on_failure: OnFailure = lambda _: None  # local work that failed: a run's to count, or a holder's to see
-    step_noise: StepNoise = discrete_gaussian  # a simulation may have a faster one (docs/privacy-model.md)
+    step_noise: StepNoise = discrete_gaussian  # a simulation may have a faster one (docs/specification/privacy.md 2.4)
     # Coins and noise on one stream, keys and shares on another: masked or not, the same noise is drawn in a test.
     entropy: Entropy = field(default_factory=lambda: stream_entropy(os.urandom), repr=False)
     key_entropy: Entropy = field(default_factory=lambda: stream_entropy(os.urandom), repr=False)

@@ -24,7 +24,7 @@ __all__ = ["LOG_VARIABLE", "Tell", "begin_log", "line_of", "log_as_json", "tell"
 
 LOG_VARIABLE: Final = "FEDLEARN_LOG"
 
-# Of these a line would say what another process must not know: they open calls of a node (F19 in tests/faults).
+# No line may have these: they open calls of a node to whoever reads them (docs/specification/faults.md F19).
 _SECRET_WORDS: Final = ("flwr-signature", "flwr-public-key", "private key", "authorization:")
 _FACTS: Final = "facts"
 # Orders to a terminal, as Flower writes them between its words.

@@ -1,4 +1,4 @@
-"""Whether a machine has room for a run's messages, asked before it begins (F13 and F16 in tests/faults).
+"""Whether a machine has room for a run's messages, asked before it begins (docs/specification/faults.md F13 and F16).
 
 A message is one client's vector or the model: so many bytes an entry. What Flower and we hold of one at a time was
 measured: a client 4 times its size, the coordinator 6 times, beside what the processes need anyway.

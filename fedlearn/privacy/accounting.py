@@ -124,8 +124,8 @@ class Event:
 def eta_of(sampling_probability: Fraction, *, dimension: int, noise_variance: int) -> Decimal:
     """Total variation between our noise and the rounded Gaussian of variance `noise_variance` - 1/12, rounded up.
 
-    8.6e-4 * sqrt(dimension) / variance^2 (docs/privacy-model.md), three digits; 0 where every record is taken, for
-    there the discrete Gaussian has its own exact bound. `noise_variance` in grid units squared.
+    8.6e-4 * sqrt(dimension) / variance^2 (docs/specification/privacy.md 2.3), three digits; 0 where every record is
+    taken, for there the discrete Gaussian has its own exact bound. `noise_variance` in grid units squared.
     """
     if sampling_probability == 1:
         return Decimal(0)
@@ -143,9 +143,9 @@ def epsilon_of(
 ) -> float:
     """Epsilon at `delta` of events, each released so many times, at the best order; infinite if delta does not suffice.
 
-    Delta is first reduced by (1 + e^epsilon_ceiling) * eta for every sum (docs/privacy-model.md). `epsilon_ceiling` is
-    what is calibrated or checked against: the target of a run, the budget of a ledger. Fewer `orders` than the default
-    ones are quicker and never give less.
+    Delta is first reduced by (1 + e^epsilon_ceiling) * eta for every sum (docs/specification/privacy.md 7.4).
+    `epsilon_ceiling` is what is calibrated or checked against: the target of a run, the budget of a ledger. Fewer
+    `orders` than the default ones are quicker and never give less.
 
     Guarantees: equal to dp-accounting's `RdpAccountant` on the composed events at the reduced delta.
     """

@@ -48,7 +48,7 @@ _SCOUTING_ORDERS = (1.8, 2.0, 3.0, 4.0, 5.0, 6.0, 8.0, 10.0, 12.0, 16.0, 20.0, 2
 
 @cache
 def plan(request: PrivacyRequest) -> Plan:
-    """Everything that follows from a run's public keys (docs/privacy-model.md). Pure, and cached.
+    """Everything that follows from a run's public keys (docs/specification/privacy.md 1.2). Pure, and cached.
 
     Takes 20 ms where every record is taken, up to about 2 s where records or cohorts are sampled.
 

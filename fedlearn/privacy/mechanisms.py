@@ -27,7 +27,7 @@ class Mechanism:
     """
 
     name: str
-    code: int  # privacy_mode of ctx, docs/protocol.md
+    code: int  # privacy_mode of ctx, docs/protocol.md 2
     privacy_unit: PrivacyUnit | None
     work: Work
     noise: NoiseSource

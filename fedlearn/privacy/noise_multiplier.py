@@ -17,7 +17,7 @@ def z_booked_millionths(noise_std: int, *, shares: int, sensitivity: int) -> int
     """The noise multiplier that `shares` shares of standard deviation `noise_std` book, in millionths, rounded down.
 
     isqrt(10^12 * (12 h sigma^2 - 1) // (12 Delta^2)): the variance less 1/12 is that of the continuous Gaussian whose
-    rounding ours is near to (docs/privacy-model.md).
+    rounding ours is near to (docs/specification/privacy.md 2.3).
     """
     return math.isqrt(10**12 * (12 * shares * noise_std**2 - 1) // (12 * sensitivity**2))
 

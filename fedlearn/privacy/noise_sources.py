@@ -55,7 +55,7 @@ class NoiseSource:
         return np.zeros(plan.dimension, dtype=np.int64)
 
     def drawn_in_simulation(self, *, summed: bool) -> str:
-        """Who adds the noise, or what stands for it, in a simulation (docs/privacy-model.md).
+        """Who adds the noise, or what stands for it, in a simulation (docs/specification/privacy.md 2.4).
 
         `summed`: masking is off and the engine sums vectors where they are made, with one draw for all shares.
         """
@@ -93,7 +93,7 @@ class _Shares(NoiseSource):
     def of_sum(self, plan: "Plan", survivors: int, entropy: Entropy) -> IntVector:
         """One exact draw of standard deviation ceil(sqrt(survivors) * noise_std), at least that of the shares' sum.
 
-        Several where one would be wider than the sampler can draw (docs/privacy-model.md).
+        Several where one would be wider than the sampler can draw (docs/specification/privacy.md 2.4).
         """
         noise = np.zeros(plan.dimension, dtype=np.int64)
         most = LARGEST_NOISE_STD**2 // plan.noise_std**2

@@ -1,8 +1,8 @@
 """From float64 to integers on the grid 1/scale, and to the 32-bit lanes that are summed.
 
-Truncation is toward zero and happens once. What is truncated decides the sensitivity (docs/privacy-model.md): one
-vector of bounded norm cannot grow, so a client's update keeps its bound exactly; a sum can move by one
-more in each entry.
+Truncation is toward zero and happens once. What is truncated decides the sensitivity (docs/specification/privacy.md
+3.2): one vector of bounded norm cannot grow, so a client's update keeps its bound exactly; a sum can move by one more
+in each entry.
 """
 
 from fractions import Fraction
@@ -50,10 +50,10 @@ def truncate(vector: Vector, scale: int | Fraction, *, overwrite: bool = False) 
 def truncate_within(vector: Vector, *, scale: int | Fraction, sensitivity: int) -> IntVector:
     """Each row on the grid, its L2 norm at most `sensitivity` grid units: checked in integers, not in floats.
 
-    For the client modes (docs/privacy-model.md). `vector` is (d,) or (n, d), `sensitivity` is floor(scale * R). The
-    vector in grid units is clipped to `sensitivity` and truncated; where float rounding leaves it above, it shrinks by
-    1 - 2^-20 and is truncated again. Conditional rounding after Kairouz et al. 2021 (arXiv:2102.06387), made
-    deterministic.
+    For the client modes (docs/specification/privacy.md 3.2). `vector` is (d,) or (n, d), `sensitivity` is
+    floor(scale * R). The vector in grid units is clipped to `sensitivity` and truncated; where float rounding leaves it
+    above, it shrinks by 1 - 2^-20 and is truncated again. Conditional rounding after Kairouz et al. 2021
+    (arXiv:2102.06387), made deterministic.
 
     Guarantees:
         the sum of squares of a row, in integers, is at most sensitivity^2, whatever the input;

@@ -147,7 +147,7 @@ def recounted(
 
 
 def _amplified(guarantee: Guarantee) -> Guarantee:
-    """What a Poisson cohort adds: it holds only against those to whom the coins are secret (docs/privacy-model.md)."""
+    """What a Poisson cohort adds, against those to whom its coins are secret (docs/specification/privacy.md 6.2)."""
     return replace(
         guarantee,
         holds_against=("those who see only the models",),

@@ -1,4 +1,4 @@
-"""Secret coins for records: Poisson sampling, the only kind whose amplification is booked (docs/privacy-model.md)."""
+"""Secret coins for records: the only sampling whose amplification is booked (docs/specification/privacy.md 6.1)."""
 
 import math
 from fractions import Fraction

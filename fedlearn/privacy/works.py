@@ -17,7 +17,7 @@ __all__ = ["PRIVATE_STEPS", "RECORD_SUM", "UPDATE", "Work"]
 
 # A record's norm and its clipped gradient are computed in float32: room for their rounding.
 _ROUNDING = 1 + Fraction(1, 2**10)
-# The grid of private steps, in units of max_grad_norm (docs/privacy-model.md).
+# The grid of private steps, in units of max_grad_norm (docs/specification/privacy.md 3.2).
 _LOCAL_GRID_BITS = 18
 
 
@@ -82,7 +82,7 @@ class _OfRecords(Work):
     of_records = True
 
     def sensitivity(self, *, clip_bound: int, scale: int, max_grad_norm: Fraction | None, dimension: int) -> int:
-        """ceil(units (1 + 2^-10)) + ceil(sqrt d): truncating moves entries by one more (docs/privacy-model.md)."""
+        """ceil(units (1 + 2^-10)), and ceil(sqrt d) for truncation (docs/specification/privacy.md 3.2)."""
         del clip_bound
         units = self.record_units(scale=scale, max_grad_norm=max_grad_norm)
         assert units is not None
@@ -122,7 +122,7 @@ class _PrivateSteps(_OfRecords):
     name = "private-steps"
 
     def record_units(self, *, scale: int, max_grad_norm: Fraction | None) -> Fraction | None:
-        """2^18: a step's sum lies on its own grid (docs/privacy-model.md)."""
+        """2^18: a step's sum lies on its own grid (docs/specification/privacy.md 3.2)."""
         del scale, max_grad_norm
         return Fraction(1 << _LOCAL_GRID_BITS)
 

@@ -13,9 +13,9 @@ def epsilon_if_replaced(guarantee: Guarantee, events: Sequence[Event], releases:
     """Epsilon at the guarantee's delta under REPLACE_ONE, after `releases` of the one kind of event in `events`.
 
     Replacing moves a sum twice as far as adding or removing, so the noise multiplier counts half
-    (docs/privacy-model.md). None where that does not give the figure: records were sampled, events differ, or the
-    events at their full multiplier do not give `guarantee.epsilon` (it is then about
-    something else, such as an amplified cohort).
+    (docs/specification/privacy.md 7.6). None where that does not give the figure: records were sampled, events differ,
+    or the events at their full multiplier do not give `guarantee.epsilon` (it is then about something else, such as an
+    amplified cohort).
     """
     kinds = set(events)
     if len(kinds) != 1 or (event := kinds.pop()).sampling_probability != 1:

@@ -123,7 +123,7 @@ class RoundScores(_Record):
 
 
 class EventRecord(_Record):
-    """What was released, as the accountant knows it (canonical event of docs/privacy-model.md)."""
+    """What was released, as the accountant knows it (canonical event of docs/specification/privacy.md 7.1)."""
 
     count: Count
     eta: str

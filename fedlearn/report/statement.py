@@ -19,7 +19,7 @@ _UNITS = {
     "record": "any single record of any client",
     "client": "the whole data of any single client",
 }
-# Neighbors of each unit; the relation is fixed by the unit (docs/privacy-model.md).
+# Neighbors of each unit; the relation is fixed by the unit (docs/specification/privacy.md 1.3).
 _RELATIONS = {
     "record": "neighboring data sets differ by one record added or removed",
     "client": "in neighboring data sets that client's data is replaced by none, while the client still takes part",

@@ -29,7 +29,7 @@ def noised_sum(contributions: Iterable[Lanes], *, mechanism: Mechanism, plan: Pl
 def finish_round(noised: Lanes, *, mechanism: Mechanism, plan: Plan, learning_rate: float) -> Vector:
     """The update by which the model moves: decode the noised sum, divide. (d,) lanes -> (d,) float64.
 
-    The divisor is a public constant, never a count (docs/privacy-model.md).
+    The divisor is a public constant, never a count (docs/specification/privacy.md 3.4).
     """
     factor = mechanism.work.server_factor(learning_rate)
     return from_lanes(noised).astype(np.float64) * (factor / float(plan.divisor * 2**plan.scale_bits))

@@ -68,8 +68,8 @@ def agree(
 ) -> Agreement:
     """Derive the plan and the local work; `model` stays warm and is written in place from round to round.
 
-    `step_noise` is exact; a simulation alone may put a faster one in its place (docs/privacy-model.md). `alone` and
-    `on_failure` are as in `work_for`; only a simulation says False, and counts failures.
+    `step_noise` is exact; a simulation alone may put a faster one in its place (docs/specification/privacy.md 2.4).
+    `alone` and `on_failure` are as in `work_for`; only a simulation says False, and counts failures.
 
     Raises:
         ConfigError: the plan is refused.

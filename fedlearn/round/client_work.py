@@ -256,7 +256,7 @@ def _records_or_none(client: Contributor, on_failure: OnFailure) -> Dataset | No
     """A client's records; None where reading them fails: its steps are taken all the same, with their noise."""
     try:
         return client.records()
-    except Exception as error:  # docs/privacy-model.md
+    except Exception as error:  # docs/specification/privacy.md 3.5
         _log.exception("the records cannot be read; every step is noise alone")
         on_failure(error)
         return None

@@ -12,7 +12,7 @@ __all__ = ["context_fields_of"]
 
 
 def context_fields_of(config: RunConfig, plan: Plan, layout: Layout, roster_hash: bytes) -> ContextFields:
-    """Every field of the context but session, round, attempt and model hash (docs/protocol.md)."""
+    """Every field of the context but session, round, attempt and model hash (docs/protocol.md 9)."""
     mechanism = MECHANISMS[plan.mode]
     sampling = config.sampling_probability if mechanism.samples_records else 1
     return ContextFields(

@@ -102,6 +102,6 @@ def _blocks(
 def _work_or_zeros(work: LocalWork, weights: Vector, client: Contributor) -> Vector:
     try:
         return work(weights, client)
-    except Exception:  # the one place where everything is caught: docs/privacy-model.md
+    except Exception:  # the one place where everything is caught: docs/specification/privacy.md 3.5
         _log.exception("local work failed; zeros and noise are sent")
         return np.zeros_like(weights)

@@ -1,4 +1,4 @@
-"""The messages of the five stages, byte for byte (docs/protocol.md): strict decoders, canonical encoders.
+"""The messages of the five stages, byte for byte (docs/protocol.md 3): strict decoders, canonical encoders.
 
 A decoder takes exactly the bytes of one message, checks sizes before it allocates, and raises nothing but
 ProtocolError.

@@ -1,4 +1,4 @@
-"""A client's five steps, pure: a state and a request in, the next state and a reply out (docs/protocol.md).
+"""A client's five steps, pure: a state and a request in, the next state and a reply out (docs/protocol.md 4).
 
 Advertised -> Shared -> Opened -> Masked -> Signed. Each state holds the secrets that later steps need and no others. A
 step checks everything in its request before it answers, and raises ProtocolError else; `participant` sees to it that

@@ -103,7 +103,7 @@ class ContextFields:
         return self.dimension + CHECK_LANES
 
     def check(self) -> None:
-        """See that the proofs of docs/privacy-model.md and docs/protocol.md hold for these numbers.
+        """See that docs/specification/secure-aggregation.md 5.2 and 8 hold for these numbers.
 
         Raises:
             ProtocolError: one of them does not.

@@ -61,7 +61,7 @@ def _is_out_of_memory(error: MemoryError | RuntimeError) -> bool:
 
 @contextmanager
 def one_thread() -> Iterator[None]:
-    """Run on one thread, so that sums have one order, and machines of a kind agree (docs/privacy-model.md)."""
+    """Run on one thread: sums have one order, and machines of a kind agree (docs/specification/privacy.md 3.1)."""
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     try:

@@ -41,7 +41,7 @@ SumAlone = Callable[[Vector, Dataset, float], Vector]
 # Told of an exception that was taken for zeros.
 OnFailure = Callable[[Exception], None]
 
-_STEP_GRID = 1 << 18  # grid points per max_grad_norm in record-local (docs/privacy-model.md)
+_STEP_GRID = 1 << 18  # grid points per max_grad_norm in record-local (docs/specification/privacy.md 3.2)
 
 
 class NoGradientError(Exception):
@@ -94,9 +94,9 @@ def train_privately(
     """Mode record-local: `local_steps` steps of DP-SGD, each with the full noise; the update w_local - w, (d,) float64.
 
     A step truncates the sum of clipped gradients to the grid of 2^-18 * `max_grad_norm`, adds `step_noise` of standard
-    deviation `step_noise_std` grid units, and divides by `planned_batch`, a public constant (docs/privacy-model.md).
-    `records` is None where they could not be read: each step is then noise alone. `alone` is as in `record_sum`,
-    `on_failure` is told of every step that failed.
+    deviation `step_noise_std` grid units, and divides by `planned_batch`, a public constant
+    (docs/specification/privacy.md 3.4). `records` is None where they could not be read: each step is then noise alone.
+    `alone` is as in `record_sum`, `on_failure` is told of every step that failed.
 
     Guarantees:
         every step is taken and noised, also without a record in the batch, or in the data set;
@@ -115,7 +115,7 @@ def train_privately(
                     clean = _gradient_sum(
                         model, local, records, chosen, max_grad_norm=max_grad_norm, device=device, alone=alone
                     )
-                except Exception as error:  # docs/privacy-model.md: a step without noise would show what failed
+                except Exception as error:  # a step without noise would show it (docs/specification/privacy.md 3.5)
                     _log.exception("the gradients of a step failed; zeros and noise are taken")
                     on_failure(error)
             local -= step * (truncate(clean, grid) + step_noise(step_noise_std, len(local), entropy))

@@ -1,7 +1,7 @@
 """Attacks 1, 2, 4, 15 and 19: a server that tells different clients different things.
 
-Where secagg.md section 5 says so, the same attack is played against clients from which one check was taken out, and
-must then recover the victim's vector: so the attack is known to bite, and the check to be what stops it.
+Where docs/threat-model.md says that it bites, the same attack is played against clients from which one check was taken
+out, and must then recover the victim's vector: so the attack is known to bite, and the check to be what stops it.
 """
 
 from dataclasses import replace

@@ -15,7 +15,7 @@ import pytest
 from fedlearn.host.shipped import scenario_names, scenario_path
 from fedlearn.run.checkpoint import RunFolder
 
-# house.md: `simulate --json`
+# Of the object that `simulate --json` prints.
 KEYS = {
     "local_work_failed",
     "unusable_rows",
@@ -32,7 +32,7 @@ GUARANTEE_KEYS = {
     *("privacy_unit", "epsilon", "delta", "neighboring_relation", "holds_against"),
     *("mechanism", "accountant", "assumptions", "epsilon_estimate", "epsilon_if_masking_fails"),
 }
-# All that house.md names; certificate.json comes with certificates.
+# Of every run folder (docs/commands.md).
 FILES = {
     "config.toml",
     "metrics.jsonl",
@@ -109,7 +109,7 @@ def test_of_keys_in_vain_a_users_own_file_is_told_and_a_shipped_one_is_not(run: 
     assert "no effect" not in run("simulate", "digits", *SHORT).err
 
 
-def test_json_is_one_object_with_the_keys_of_the_house(run: Run, tmp_path: Path) -> None:
+def test_json_is_one_object_with_all_its_keys(run: Run, tmp_path: Path) -> None:
     told = run("simulate", *SHORT, "--json")
     assert told.code == 0
     result = only_object(told.out)

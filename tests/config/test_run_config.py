@@ -20,7 +20,7 @@ from fedlearn.host.shipped import scenario_path
 from fedlearn.secagg.messages import MAX_CONFIG_BYTES
 from fedlearn.wording import nearest, one_line
 
-# house.md, "Configuration: every key of a run (TOML; no other exists)".
+# Every key of a run; docs/configuration.md says what each means.
 KEYS = {
     "run": {"rounds", "spare_rounds", "seed"},
     "data": {
@@ -52,7 +52,7 @@ def section(name: str) -> type[BaseModel]:
 # ---------------------------------------------------------------- keys
 
 
-def test_every_key_of_the_house_exists_and_no_other() -> None:
+def test_every_key_exists_and_no_other() -> None:
     assert set(RunConfig.model_fields) == set(KEYS)
     for name, keys in KEYS.items():
         assert set(section(name).model_fields) == keys

@@ -1,4 +1,4 @@
-"""The keystream's bytes are those of secagg.md section 4, wherever and however they are read."""
+"""The keystream's bytes are those of docs/protocol.md 7, wherever and however they are read."""
 
 import hashlib
 import os

@@ -1,4 +1,4 @@
-"""Faults of the list (F1-F21) in a real federation: proxies that harm calls, processes that are killed, a full disk.
+"""Faults of docs/specification/faults.md 2 in a real federation: harmed calls, killed processes, a full disk.
 
 Each has a fast twin of the same number, against the state machines alone.
 """

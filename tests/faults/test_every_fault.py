@@ -1,4 +1,4 @@
-"""Each fault of the list that was measured, F1 to F21, has a test named after its number that `make test` runs."""
+"""Each fault of docs/specification/faults.md 2, F1 to F21, has a test of its number that `make test` runs."""
 
 import ast
 import re

@@ -37,7 +37,7 @@ def an_event(z: str, probability: Fraction = Fraction(1), *, count: int = 1, eta
     )
 
 
-REFERENCE = [  # privacy.md 5: probability, z, sums, delta, RDP, PLD at 1e-3
+REFERENCE = [  # docs/specification/privacy.md 7.6: probability, z, sums, delta, RDP, PLD at 1e-3
     (Fraction(2048, 60000), "1.5", 1171, 1e-5, 4.254, 3.903),
     (Fraction(512, 60000), "1.1", 2343, 1e-5, 2.169, 1.970),
     (Fraction(256, 6000), "2.0", 703, 1e-5, 2.784, 2.550),

@@ -25,7 +25,7 @@ def length(integers: np.ndarray) -> float:
 
 
 def booked(scaled_norm: Fraction, dimension: int) -> int:
-    """Sensitivity of a truncated record sum (privacy.md 1.4); `scaled_norm` is s*C."""
+    """Sensitivity of a truncated record sum (docs/specification/privacy.md 3.2); `scaled_norm` is s*C."""
     return math.ceil(scaled_norm * (1 + Fraction(1, 2**10))) + math.isqrt(dimension - 1) + 1
 
 

@@ -89,7 +89,7 @@ def clock_line(offset: float | None) -> Check:
 
 
 def date_line(name: str, certificate: Certificate, remedy: str, *, now: datetime | None = None) -> Check:
-    """Of a certificate: a warning 30 days before it ends (F20 in tests/faults)."""
+    """Of a certificate: a warning 30 days before it ends (docs/specification/faults.md F20)."""
     left = certificate.ends - (now or datetime.now(UTC))
     day = f"{certificate.ends:%Y-%m-%d}"
     if left <= timedelta(0):

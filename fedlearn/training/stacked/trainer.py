@@ -28,7 +28,7 @@ __all__ = ["StackedTrainer", "block_size", "even_parts"]
 _BLOCK_RECORDS = {"cpu": 64}  # a step of a block; elsewhere `_MANY_RECORDS`
 _MANY_RECORDS = 1 << 14
 _BLOCK_ENTRIES = 1 << 22  # weights of a block, all clients together
-_CHUNK = 64  # records summed in float32 at most (docs/privacy-model.md)
+_CHUNK = 64  # records summed in float32 at most (docs/specification/privacy.md 3.1)
 
 Indices = NDArray[np.int64]
 
