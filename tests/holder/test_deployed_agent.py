@@ -272,7 +272,7 @@ def test_who_a_holder_is_is_signed_and_bound_to_the_question(federation):
         "data.dataset=breast-cancer",
     ],
 )
-def test_18_what_the_policy_does_not_name_is_refused_and_the_session_is_forgotten(federation, override):
+def test_what_the_policy_does_not_name_is_refused_and_the_session_is_forgotten(federation, override):
     parties = federation({"models": '["linear"]'}, override)
     body = bytes(209) + len(parties.config.to_bytes()).to_bytes(4, "big") + parties.config.to_bytes()
     reply = parties.agents[0].handle(0, "advertise", parties.frame("advertise", body))

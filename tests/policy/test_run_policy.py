@@ -166,7 +166,7 @@ def test_an_agent_under_a_file_takes_part_in_what_the_file_accepts(tmp_path, loa
 
 
 @pytest.mark.parametrize("asked", ["secure_aggregation.masking=false", "privacy.mode=none"])
-def test_18_no_masks_or_no_noise_asked_by_the_server_is_refused(tmp_path, load_digits, asked):
+def test_no_masks_or_no_noise_asked_by_the_server_is_refused(tmp_path, load_digits, asked):
     agent = Asked(tmp_path, load_digits(*FOUR))
     assert not agent.advertise(config=load_digits(*FOUR, asked))
     assert agent.built == [], "nothing was built for a run that is refused anyway"

@@ -42,4 +42,4 @@ def test_every_attack_of_the_threat_model_has_its_test():
     numbers = re.findall(r"^\| (\d+) \|", page, flags=re.MULTILINE)
     assert numbers == [str(number) for number in range(1, 20)]
     missing = [number for number in numbers if f"def test_{number}_" not in tests]
-    assert missing == ["18"]  # the agent's, tests/holder
+    assert missing == ["18"]  # of a deployed agent: the table names its test
