@@ -27,10 +27,11 @@ ROOT = Path(__file__).parent.parent
 MODULES = sorted((ROOT / "fedlearn").rglob("*.py"))
 HEAVY = ("torch", "flwr", "opacus", "dp_accounting", "sklearn", "scipy", "ray", "pandas", "matplotlib")
 DOCUMENTS = {
-    path.name: path.read_text(encoding="utf-8") for path in [ROOT / "README.md", *(ROOT / "docs").glob("*.md")]
+    path.relative_to(ROOT).as_posix(): path.read_text(encoding="utf-8")
+    for path in [ROOT / "README.md", *(ROOT / "docs").glob("*.md"), *(ROOT / "docs" / "tutorials").glob("*.md")]
 }
 DOCUMENTED = "\n".join(DOCUMENTS.values())
-CONFIGURATION = DOCUMENTS["configuration.md"]
+CONFIGURATION = DOCUMENTS["docs/configuration.md"]
 
 
 def loaded_by(statement: str) -> set[str]:
@@ -156,7 +157,7 @@ def test_every_entry_of_a_registry_is_documented(name: str) -> None:
 
 @pytest.mark.parametrize("name", errors.__all__)
 def test_every_exception_and_exit_code_is_documented(name: str) -> None:
-    row = re.search(rf"^\| `{name}`[^|]*\| (\S+) \|", DOCUMENTS["errors.md"], re.MULTILINE)
+    row = re.search(rf"^\| `{name}`[^|]*\| (\S+) \|", DOCUMENTS["docs/errors.md"], re.MULTILINE)
     assert row is not None
     assert row.group(1) == ("-" if name == "ProtocolError" else str(getattr(errors, name).exit_code))
     assert re.search(rf"\b{name}\b", errors.__doc__ or "")
@@ -164,7 +165,7 @@ def test_every_exception_and_exit_code_is_documented(name: str) -> None:
 
 @pytest.mark.parametrize("code", [0, 1, 2, 3, 4, 130])
 def test_every_exit_code_is_documented(code: int) -> None:
-    assert re.search(rf"^\| {code} \| ", DOCUMENTS["errors.md"], re.MULTILINE)
+    assert re.search(rf"^\| {code} \| ", DOCUMENTS["docs/errors.md"], re.MULTILINE)
 
 
 def commands(command: click.Command, name: str) -> Iterator[tuple[str, click.Command]]:

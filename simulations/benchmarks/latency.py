@@ -3,9 +3,9 @@
     python simulations/benchmarks/latency.py --json
 
 Both are real processes on this machine, one federation after the other: Flower's own SuperLink, four SuperNodes, node
-authentication and an app that echoes, asked by `Grid.send_and_receive`; then the README's federation, whose rounds say
-themselves how long they took; then the plain one again, for a machine is not equally busy all the time. Medians. Exit 1
-when a round takes more than four messages' time.
+authentication and an app that echoes, asked by `Grid.send_and_receive`; then the federation of the operator's tutorial,
+whose rounds say themselves how long they took; then the plain one again, for a machine is not always equally busy.
+Medians. Exit 1 when a round takes more than four messages' time.
 """
 
 import argparse
@@ -189,10 +189,10 @@ def submit_plain(place: Path, port: int, messages: int) -> list[float]:
 
 
 def masked_rounds(place: Path, rounds: int) -> list[float]:
-    """Seconds of so many rounds of the README's federation, as the coordinator measured them."""
+    """Seconds of so many rounds of the operator tutorial's federation, as the coordinator measured them."""
     place.mkdir()
-    readme = (ROOT / "README.md").read_text(encoding="utf-8")
-    blocks = {name: text for _, name, text in re.findall(r"```(\w*) ([^\n]+)\n(.*?)```", readme, re.DOTALL)}
+    page = (ROOT / "docs" / "tutorials" / "operator.md").read_text(encoding="utf-8")
+    blocks = {name: text for _, name, text in re.findall(r"```(\w*) ([^\n]+)\n(.*?)```", page, re.DOTALL)}
     (place / "holder.toml").write_text(blocks["file=holder.toml"], encoding="utf-8")
     (place / "demo").mkdir()
     begin = blocks["run=federation"].replace("server init", f"server init --port {free_port()}")
@@ -206,7 +206,7 @@ def masked_rounds(place: Path, rounds: int) -> list[float]:
 
 
 def shell(script: str, place: Path, *, check: bool = True) -> None:
-    """Run the README's commands in a folder; the first that fails ends it."""
+    """Run the page's commands in a folder; the first that fails ends it."""
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
     environment = {**os.environ, "PATH": path, "PYTHONPATH": str(ROOT)}
     command = ["bash", "-e", "-c", script]

@@ -1,4 +1,4 @@
-"""Four data holders and a coordinator on this machine, started by the README's own commands."""
+"""Four data holders and a coordinator on this machine, started by the commands of the operator's tutorial."""
 
 import json
 import os
@@ -15,10 +15,10 @@ from typing import Any
 from fedlearn.deployment.starting import holder_process
 from fedlearn.host.process_tree import descendants
 from tests.e2e.proxy import Proxy
+from tests.pages import PAGES, ROOT, named_blocks
 
-ROOT = Path(__file__).parent.parent.parent
-README = (ROOT / "README.md").read_text(encoding="utf-8")
-BLOCKS = {attributes: text for _, attributes, text in re.findall(r"```(\w*) ([^\n]+)\n(.*?)```", README, re.DOTALL)}
+FEDERATION_PAGES = [page for page in PAGES if "run=federation" in named_blocks(page)]
+BLOCKS = named_blocks(FEDERATION_PAGES[0])
 BIN = Path(sys.executable).parent
 NAMES = ("Ada", "Ben", "Cleo", "Dora")
 
@@ -28,7 +28,7 @@ SUPERLINK, COORDINATOR = "superlink_gate", "flwr-serverapp"
 
 
 class RealFederation:
-    """The README's federation in a folder; `holder` and `script` are its policy and its commands.
+    """A page's federation in a folder; `holder` and `script` are its policy and its commands, `ending` what ends it.
 
     With `proxied`, each node comes to its coordinator through a proxy of its own.
     """
@@ -39,11 +39,12 @@ class RealFederation:
         *,
         holder: str = BLOCKS["file=holder.toml"],
         script: str = BLOCKS["run=federation"],
+        ending: str = BLOCKS["run=end"],
         proxied: bool = False,
         environment: Mapping[str, str] | None = None,
     ) -> None:
         self.folder, self.proxies = folder, dict[str, Proxy]()
-        self._environment = dict(environment or {})
+        self._environment, self._ending = dict(environment or {}), ending
         (folder / "holder.toml").write_text(holder, encoding="utf-8")
         (folder / "demo").mkdir(exist_ok=True)
         with socket.socket() as probe:
@@ -144,8 +145,8 @@ class RealFederation:
             time.sleep(0.5)
 
     def end(self) -> None:
-        """The README's last block; nothing of it may be left."""
-        ended = self.shell(BLOCKS["run=end"])
+        """The page's last block; nothing of it may be left."""
+        ended = self.shell(self._ending)
         for proxy in self.proxies.values():
             proxy.close()
         assert ended.returncode == 0, ended.stderr

@@ -71,7 +71,7 @@ def group() -> Iterator[Group]:
 
 @pytest.fixture(scope="module")
 def federation(group: Group, tmp_path_factory: pytest.TempPathFactory) -> Iterator[RealFederation]:
-    """The README's federation; everything of Ada's runs within the limit."""
+    """The tutorial's federation; everything of Ada's runs within the limit."""
     start = "  fedlearn client start"
     enter = f"  sh -c '[ $0 != Ada ] || echo $$ > {group.path}/cgroup.procs; exec \"$@\"' $name fedlearn client start"
     script = BLOCKS["run=federation"]

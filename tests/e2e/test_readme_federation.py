@@ -1,4 +1,4 @@
-"""The README's federation, word by word: real processes, TLS, four holders, one masked, private run.
+"""A tutorial's federation, word by word: real processes, TLS, four holders, one masked, private run.
 
 Its environment names a proxy in every way, as a hospital's does, and nobody answers there.
 """
@@ -13,22 +13,28 @@ from pathlib import Path
 import pytest
 from safetensors.numpy import load_file
 
-from tests.e2e.real_federation import BLOCKS, RealFederation
+from tests.e2e.real_federation import FEDERATION_PAGES, RealFederation
 from tests.flower.test_own_socket import everywhere
+from tests.pages import name_of, named_blocks
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1500)]
 
 
-@pytest.fixture(scope="module")
-def federation(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RealFederation]:
-    folder = tmp_path_factory.mktemp("demo")
-    blocks = {"holder": BLOCKS["file=holder.toml"], "script": BLOCKS["run=federation"]}
-    made = RealFederation(folder, **blocks, environment=everywhere("http://127.0.0.1:9"))
+@pytest.fixture(scope="module", params=FEDERATION_PAGES, ids=name_of)
+def federation(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[RealFederation]:
+    blocks = named_blocks(request.param)
+    made = RealFederation(
+        tmp_path_factory.mktemp("demo"),
+        holder=blocks["file=holder.toml"],
+        script=blocks["run=federation"],
+        ending=blocks["run=end"],
+        environment=everywhere("http://127.0.0.1:9"),
+    )
     yield made
     made.end()
 
 
-def test_the_readmes_commands_end_in_a_model_and_a_report(federation: RealFederation) -> None:
+def test_the_pages_commands_end_in_a_model_and_a_report(federation: RealFederation) -> None:
     done = federation.started
     assert done.returncode == 0, done.stdout + done.stderr
     assert "round 5 of 5" in done.stderr

@@ -36,7 +36,7 @@ _CLOCK = ROOT / "tests" / "e2e" / "moved_clock"
 
 
 class Field(RealFederation):
-    """The README's federation with small disks, clocks that can be moved, and a holder's policy for many runs."""
+    """The tutorial's federation with small disks, clocks that can be moved, and a holder's policy for many runs."""
 
     def __init__(self, folder: Path) -> None:
         self.folder, self.witness, self.told = folder, Witness(), list[str]()
