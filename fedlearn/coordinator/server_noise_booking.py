@@ -64,7 +64,7 @@ class ServerNoiseBooking:
             yield cls(ledger, plan.ledger_event.to_bytes(), plan.attempts)
 
     def make(self, progress: Progress) -> None:
-        """ServerNoiseBooking the noise of this attempt's sum.
+        """Promise the noise of this attempt's sum.
 
         Raises:
             RefusedError: the run has made all the sums that it may make, or the ledger cannot be written.

@@ -124,7 +124,7 @@ class DeployedAgent:
         self._positions.close()
 
     def handle(self, client: int, stage: str, request: bytes) -> bytes:
-        """The reply to one frame: an `agent.socket.Answer`; `client` is 0, for there is one.
+        """The reply to one frame: an `holder.socket.Answer`; `client` is 0, for there is one.
 
         Guarantees:
             those of `MaskedAgent.handle`;

@@ -1,6 +1,6 @@
 """The agents of a simulation, or a holder's one, behind a Unix-domain socket: one connection, one request, one reply.
 
-request: u32 number of the client | frame (`agent.frames`)        reply: u64 length | body
+request: u32 number of the client | frame (`holder.frames`)        reply: u64 length | body
 
 * The peer's user is asked of the kernel before a byte is read, where the kernel tells it.
 * A length is checked before anything is allocated, and memory grows only with the bytes that came.

@@ -118,7 +118,7 @@ class ContextFields:
             raise ProtocolError("terms under which a sum would overflow its lanes")
         numerator, denominator = self.sampling_numerator, self.sampling_denominator
         if not 1 <= numerator <= denominator or gcd(numerator, denominator) != 1:
-            raise ProtocolError("a sampling probability above 1, zero, or not in lowest fields")
+            raise ProtocolError("a sampling probability above 1, zero, or not in lowest terms")
         if self.lanes * LANE_BYTES > STREAM_BYTES:
             raise ProtocolError("a vector longer than one keystream")
 
