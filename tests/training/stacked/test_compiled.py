@@ -30,6 +30,7 @@ def apart(found: Tensor, expected: Tensor) -> float:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(600)  # the C++ compiler alone takes two minutes here
 def test_a_compiled_step_gives_the_kernels_gradients_for_blocks_of_every_size(monkeypatch, tmp_path, caplog) -> None:
     monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path))
     plain = case(clients=4, records=4)[0]
