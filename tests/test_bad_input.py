@@ -321,7 +321,7 @@ def assert_is_one_sentence(text: str, expected: str) -> None:
 def test_every_key_that_a_mode_needs_is_named_when_it_is_missing(
     mode: str, folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from fedlearn.config.run_config import REQUIRED_KEYS
+    from fedlearn.config.required import REQUIRED_KEYS
     from fedlearn.host.shipped import scenario_path
 
     whole = scenario_path("digits").read_text(encoding="utf-8")

@@ -65,7 +65,11 @@ def pages_with(*attributes: str) -> list[Path]:
 
 @pytest.mark.lengthy
 @pytest.mark.timeout(300)
-@pytest.mark.parametrize("page", pages_with("run=own", "run=shell"), ids=name_of)
+@pytest.mark.parametrize(
+    "page",
+    [*pages_with("run=own"), *(pytest.param(page, marks=pytest.mark.slow) for page in pages_with("run=shell"))],
+    ids=name_of,
+)
 def test_a_page_runs_as_written(page, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.delitem(sys.modules, "my_models", raising=False)  # two pages each have one

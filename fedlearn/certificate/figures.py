@@ -4,13 +4,14 @@ Whoever makes a certificate and whoever checks it call the same functions, and n
 """
 
 import math
+import re
 from collections.abc import Mapping, Sequence
 from decimal import Decimal
+from fractions import Fraction
 from typing import Any, Final
 
+from fedlearn.bounded import read_json, read_number
 from fedlearn.certificate.form import decimal_up, delta_text
-from fedlearn.config.run_config import RunConfig
-from fedlearn.errors import ConfigError
 from fedlearn.privacy.accounting import Event, epsilon_of
 from fedlearn.privacy.assumptions import assumption_of
 from fedlearn.privacy.guarantee import Guarantee
@@ -31,17 +32,41 @@ from fedlearn.privacy.request import PrivacyRequest
 __all__ = ["booked_event", "guarantees_of", "mu_of", "noise_of", "releases_of_one", "request_of"]
 
 _ABOVE_COUNTS: Final = 1 << 31
+_FRACTION: Final = re.compile(r"[1-9][0-9]{0,9}(/[1-9][0-9]{0,9})?")
 
 
 def request_of(config: bytes, *, population_size: int, dimension: int) -> PrivacyRequest:
     """The keys of a canonical configuration that its privacy depends on.
 
     Raises:
-        ConfigError: the bytes are not those of a configuration, or the plan refuses such a run.
+        ConfigError: the plan refuses such a run.
+        LookupError, TypeError, ValueError, AttributeError: the bytes are not those of a configuration.
     """
-    if type(population_size) is not int or not 0 < population_size < _ABOVE_COUNTS:
-        raise ConfigError(f"population_size is {str(population_size)[:40]}; expected an integer from 1 to below 2^31")
-    request = PrivacyRequest.of(RunConfig.from_bytes(config), population_size=population_size, dimension=dimension)
+    values = read_json(config, what="the configuration")
+    run, training = values["run"], values["training"]
+    privacy, aggregation = values["privacy"], values["secure_aggregation"]
+    sampled = privacy.get("sampling_probability")
+    request = PrivacyRequest(
+        mode=str(privacy["mode"]),
+        target_epsilon=_number(privacy.get("target_epsilon")),
+        delta=_number(privacy.get("delta")),
+        rounds=_count(run["rounds"]),
+        spare_rounds=_count(run["spare_rounds"]),
+        max_grad_norm=_number(privacy.get("max_grad_norm")),
+        clipping_norm=read_number(privacy["clipping_norm"]),
+        sampling_probability=None if sampled is None else _probability(sampled),
+        local_steps=_count_or_none(training.get("local_steps")),
+        planned_records=_count_or_none(privacy.get("planned_records")),
+        population_size=_count(population_size),
+        planned_cohort=_count(aggregation["planned_cohort"]),
+        min_survivors=_count(aggregation["min_survivors"]),
+        max_colluders=_count_or_none(aggregation.get("max_colluders")),
+        max_participations=_count_or_none(privacy.get("max_participations")),
+        scale_bits=_count(aggregation["scale_bits"]),
+        dimension=dimension,
+        cohorts=str(aggregation["cohorts"]),
+        masking=_flag(aggregation["masking"]),
+    )
     check_request(request)
     return request
 
@@ -156,3 +181,30 @@ def _profile(events: Sequence[tuple[Event, int]], *, delta: Decimal, ceiling: fl
 def _assumption(text: str) -> dict[str, str]:
     known = assumption_of(text)
     return {"id": known.id, "text": known.text, "checked_by": known.checked_by}
+
+
+def _number(text: object) -> float | None:
+    return None if text is None else read_number(text)
+
+
+def _count(value: object) -> int:
+    if type(value) is not int or not 0 <= value < _ABOVE_COUNTS:
+        raise ValueError(f"expected an integer of at least 0 and below 2^31, not {str(value)[:40]}")
+    return value
+
+
+def _count_or_none(value: object) -> int | None:
+    return None if value is None else _count(value)
+
+
+def _flag(value: object) -> bool:
+    if type(value) is not bool:
+        raise ValueError(f"expected true or false, not {str(value)[:40]}")
+    return value
+
+
+def _probability(text: object) -> Fraction:
+    """A reduced fraction, as a canonical configuration has it: "1" or "1/3"."""
+    if not isinstance(text, str) or not _FRACTION.fullmatch(text):
+        raise ValueError(f"expected a fraction a/b as text, not {str(text)[:40]!r}")
+    return Fraction(text)

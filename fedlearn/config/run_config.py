@@ -25,6 +25,7 @@ from pydantic import (
 from fedlearn.bounded import read_json
 from fedlearn.canonical import canonical_json, floats_from_text, floats_to_text
 from fedlearn.config.overrides import override_items, set_value
+from fedlearn.config.required import REQUIRED_KEYS, SUMMED
 from fedlearn.config.schema import check_public_test, columns_by_name
 from fedlearn.config.values import (
     MOST_COLUMNS,
@@ -49,7 +50,7 @@ from fedlearn.host.shipped import scenario_names, scenario_path
 from fedlearn.toml import read_toml
 from fedlearn.wording import did_you_mean, sentence_of
 
-__all__ = ["REGISTRY_NAMES", "REQUIRED_KEYS", "ColumnConfig", "Compile", "Option", "RunConfig"]
+__all__ = ["REGISTRY_NAMES", "ColumnConfig", "Compile", "Option", "RunConfig"]
 
 # The names of the registries; a test compares them, for the registries live in rooms that load torch or flwr.
 REGISTRY_NAMES: Mapping[str, tuple[str, ...]] = {
@@ -60,20 +61,8 @@ REGISTRY_NAMES: Mapping[str, tuple[str, ...]] = {
     "privacy.mode": ("client-central", "client-distributed", "none", "record-distributed", "record-local"),
 }
 
-_ACCOUNTED = ("privacy.target_epsilon", "privacy.delta", "privacy.max_participations")
-_RECORDS = ("privacy.max_grad_norm", "privacy.sampling_probability", "privacy.planned_records")
-_SUMMED = ("secure_aggregation.max_colluders",)
-_LOCAL_SGD = ("training.local_steps", "training.batch_size")
-# Keys that one mode needs and another does not; all others are required by their section.
-REQUIRED_KEYS: Mapping[str, tuple[str, ...]] = {
-    "record-distributed": _ACCOUNTED + _RECORDS + _SUMMED,
-    "record-local": (*_ACCOUNTED, *_RECORDS, "training.local_steps"),
-    "client-distributed": _ACCOUNTED + _SUMMED + _LOCAL_SGD,
-    "client-central": _ACCOUNTED + _LOCAL_SGD,
-    "none": _LOCAL_SGD,
-}
 # A mode that is not in the list of such a key does not look at it.
-_NOT_IN_ALL = frozenset(key for keys in REQUIRED_KEYS.values() for key in keys) - {*_SUMMED}
+_NOT_IN_ALL = frozenset(key for keys in REQUIRED_KEYS.values() for key in keys) - {*SUMMED}
 # Where records lie; what only a simulation knows, and what stays at the coordinator: neither is in the canonical bytes.
 _PATHS = ("path", "public_test")
 _NOT_CANONICAL = ("features", "public_test", "public", "path", "client_column", "population_size", "partition", "alpha")
@@ -340,7 +329,7 @@ def _check_mode_has_its_keys(config: RunConfig, place: str) -> None:
     mode = config.privacy.mode
     needed = list(REQUIRED_KEYS[mode])
     if config.secure_aggregation.masking:
-        needed += _SUMMED
+        needed += SUMMED
     for key in needed:
         section, field = key.split(".")
         if getattr(getattr(config, section), field) is None:

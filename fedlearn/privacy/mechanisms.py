@@ -7,7 +7,7 @@ How a run of it is written down stands in `config/`; what the kinds of work and 
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from fedlearn.config.run_config import REQUIRED_KEYS
+from fedlearn.config.required import REQUIRED_KEYS
 from fedlearn.privacy.assumptions import ONE_SITE
 from fedlearn.privacy.guarantee import NEIGHBORING_RELATIONS, PrivacyUnit
 from fedlearn.privacy.noise_sources import CLIENTS, NOBODY, SERVER, SHARES, NoiseSource

@@ -14,7 +14,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import BaseModel
 
-from fedlearn.config.run_config import REGISTRY_NAMES, REQUIRED_KEYS, ColumnConfig, RunConfig
+from fedlearn.config.required import REQUIRED_KEYS
+from fedlearn.config.run_config import REGISTRY_NAMES, ColumnConfig, RunConfig
 from fedlearn.errors import ConfigError
 from fedlearn.host.shipped import scenario_path
 from fedlearn.secagg.messages import MAX_CONFIG_BYTES
