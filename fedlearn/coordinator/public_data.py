@@ -8,6 +8,7 @@ from typing import Self
 from torch import nn
 
 from fedlearn.config.run_config import RunConfig
+from fedlearn.config.schema import TABLES
 from fedlearn.data import load_dataset
 from fedlearn.data.dataset import Dataset
 from fedlearn.model.builders import model_features
@@ -16,9 +17,7 @@ from fedlearn.round.agreement import plan_for
 from fedlearn.round.source import Source, data_options, model_dimension, start_model
 from fedlearn.task.classification import class_names
 
-__all__ = ["TABLES", "PublicData"]
-
-TABLES = ("csv", "parquet")
+__all__ = ["PublicData"]
 
 
 @dataclass(frozen=True)

@@ -32,7 +32,7 @@ from fedlearn.host.logs import Tell
 from fedlearn.host.memory_limits import is_disk_full
 from fedlearn.host.process_tree import adopt_orphans
 from fedlearn.run.checkpoint import DONE_FILE, RunFolder, load_run
-from fedlearn.run.failure import FAILURE_FILE, forget_failure
+from fedlearn.run.failure import FAILURE_FILE, forget_failure, why_failed
 
 __all__ = ["Service", "served_already", "service_lock", "service_process"]
 
@@ -220,7 +220,7 @@ class Service:
             self._runs.end(run.id, "finished")
             self._tell(f"run {run.id} is finished: {folder.path}", run=run.id)
         elif step is Step.FAILED:
-            self._fail(run, folder, _why_failed(folder))
+            self._fail(run, folder, why_failed(folder))
         elif step is Step.GIVE_UP:
             self._fail(run, folder, f"it does not come to life; what Flower said stands in {self._superlink.log_path}")
 
@@ -259,7 +259,7 @@ class Service:
             if code and is_disk_full(folder.path):
                 return  # once more, when there is room
             if code:
-                self._fail(run, folder, _why_failed(folder) or f"its report cannot be written; see {log}")
+                self._fail(run, folder, why_failed(folder) or f"its report cannot be written; see {log}")
 
     def _fail(self, run: BookedRun, folder: RunFolder, reason: str) -> None:
         from fedlearn.report import write_failed_page  # heavy, and few runs fail
@@ -288,11 +288,6 @@ def _told(error: Exception) -> str:
         traceback = traceback.tb_next
     place = f"{traceback.tb_frame.f_globals.get('__name__')}:{traceback.tb_lineno}" if traceback else "nowhere"
     return f"{type(error).__name__} at {place}; going on"
-
-
-def _why_failed(folder: RunFolder) -> str:
-    """The sentence that a process of the run wrote down first; empty where none did."""
-    return next((str(line.get("sentence", "")) for line in folder.lines(FAILURE_FILE)), "")
 
 
 def _facts(folder: RunFolder, done: int, rounds: int) -> Facts:

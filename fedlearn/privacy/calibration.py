@@ -170,13 +170,7 @@ def _largest_scale_bits(request: PrivacyRequest, mechanism: Mechanism, thousandt
     """The largest scale_bits <= 20 at which the sum fits into lanes and the noise can be drawn."""
     for bits in range(LARGEST_SCALE_BITS, -1, -1):
         noise = _noise(request, mechanism, thousandths, scale_bits=bits)
-        fits = fits_lanes(
-            request,
-            scale=2**bits,
-            noise_of_client=noise if mechanism.noise.in_shares else 0,
-            noise_of_server=noise if mechanism.noise.at_server else 0,
-        )
-        if fits and noise <= LARGEST_NOISE_STD:
+        if fits_lanes(request, mechanism, scale=2**bits, noise_std=noise) and noise <= LARGEST_NOISE_STD:
             return bits
     return None
 

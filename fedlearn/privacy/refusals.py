@@ -58,10 +58,12 @@ def largest_cohort(request: PrivacyRequest) -> int:
     return min(request.population_size, 2 * request.planned_cohort + 32)
 
 
-def fits_lanes(request: PrivacyRequest, *, scale: int, noise_of_client: int, noise_of_server: int) -> bool:
-    """Whether an entry of the sum stays below 2^31, at 12 standard deviations of each party's noise."""
+def fits_lanes(request: PrivacyRequest, mechanism: Mechanism, *, scale: int, noise_std: int) -> bool:
+    """Whether an entry of the sum stays below 2^31, at 12 standard deviations of each party's noise on its grid."""
     vector = scale * Fraction(repr(request.clipping_norm))
-    return largest_cohort(request) * (vector + 12 * noise_of_client) + 12 * noise_of_server < 2**31
+    of_client = noise_std if mechanism.noise.in_shares else 0
+    of_server = noise_std if mechanism.noise.at_server else 0
+    return largest_cohort(request) * (vector + 12 * of_client) + 12 * of_server < 2**31
 
 
 def _check_presence(request: PrivacyRequest, mechanism: Mechanism) -> None:

@@ -47,15 +47,9 @@ def draw_report(run_folder: Path, run: RunFolder) -> Path:
     Raises:
         ConfigError: `audit.json` is damaged, or the page cannot be written.
     """
-    page = _rendered(run, audit_cards(run_folder, run.config)).encode("utf-8", "backslashreplace")
+    page = _rendered(run, audit_cards(run_folder, run.config))
     entries = json.dumps(registry_entries(run.certified), indent=2, sort_keys=True, allow_nan=False) + "\n"
-    target = run_folder / "report.html"
-    try:
-        write_whole(run_folder / REGISTRY_FILE, entries.encode("ascii"), mode=0o644)
-        write_whole(target, page, mode=0o644)
-    except OSError as error:
-        raise ConfigError(f"{target}: cannot be written: {error.strerror}; check the folder's permissions") from None
-    return target
+    return _write(run_folder, page, {REGISTRY_FILE: entries.encode("ascii")})
 
 
 def write_failed_page(run_folder: Path, *, name: str, reason: str) -> None:
@@ -65,10 +59,18 @@ def write_failed_page(run_folder: Path, *, name: str, reason: str) -> None:
         ConfigError: it cannot be written.
     """
     page = _environment().get_template("failed.html.j2").render(name=name, reason=reason)
+    _write(run_folder, page, {})
+
+
+def _write(run_folder: Path, page: str, beside: Mapping[str, bytes]) -> Path:
+    """Write `report.html` after the files `beside` it; names that are no text are written as escapes."""
+    target = run_folder / "report.html"
     try:
-        write_whole(run_folder / "report.html", page.encode("utf-8", "backslashreplace"), mode=0o644)
+        for name, content in {**beside, target.name: page.encode("utf-8", "backslashreplace")}.items():
+            write_whole(run_folder / name, content, mode=0o644)
     except OSError as error:
-        raise ConfigError(f"{run_folder / 'report.html'}: {error.strerror}") from None
+        raise ConfigError(f"{target}: cannot be written: {error.strerror}; check the folder's permissions") from None
+    return target
 
 
 def _rendered(run: RunFolder, audits: tuple[AuditCard, ...]) -> str:

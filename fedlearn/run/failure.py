@@ -4,7 +4,7 @@ import fedlearn.errors
 from fedlearn.errors import FedlearnError
 from fedlearn.run.checkpoint import RunFolder
 
-__all__ = ["FAILURE_FILE", "forget_failure", "raise_failure", "record_failure"]
+__all__ = ["FAILURE_FILE", "forget_failure", "raise_failure", "record_failure", "why_failed"]
 
 FAILURE_FILE = "failure.jsonl"
 
@@ -28,3 +28,8 @@ def raise_failure(folder: RunFolder) -> None:
     for failure in folder.lines(FAILURE_FILE):
         kind = failure["kind"] if failure["kind"] in fedlearn.errors.__all__ else "RunFailedError"
         raise getattr(fedlearn.errors, kind)(failure["sentence"])
+
+
+def why_failed(folder: RunFolder) -> str:
+    """The sentence that was recorded first; empty where nothing failed."""
+    return next((str(failure.get("sentence", "")) for failure in folder.lines(FAILURE_FILE)), "")

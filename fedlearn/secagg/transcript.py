@@ -16,6 +16,7 @@ from fedlearn.crypto.keystream import SEED_BYTES, STREAM_BYTES
 from fedlearn.crypto.labels import label
 from fedlearn.errors import ProtocolError
 from fedlearn.privacy.mechanisms import MECHANISMS
+from fedlearn.privacy.request import threshold_of
 
 __all__ = [
     "CHECK_LANES",
@@ -35,7 +36,6 @@ __all__ = [
     "hash_masking",
     "pair_seed",
     "self_seed",
-    "threshold_of",
 ]
 
 ID_BYTES: Final = 16
@@ -49,11 +49,6 @@ _LANE_BITS: Final = 32
 _FIELDS: Final = struct.Struct(">H 16s I H 32s 32s 32s 32s B H H H H Q B B Q Q I I I 5H")
 _SHARED_NOISE_MODES: Final = {mechanism.code for mechanism in MECHANISMS.values() if mechanism.noise.in_shares}
 _MODES: Final = {mechanism.code for mechanism in MECHANISMS.values()}
-
-
-def threshold_of(planned_cohort: int) -> int:
-    """t = floor(2P/3) + 1, with P the number of clients asked."""
-    return 2 * planned_cohort // 3 + 1
 
 
 @dataclass(frozen=True, slots=True, order=True)

@@ -8,9 +8,10 @@ from dataclasses import replace
 from pathlib import Path
 
 from fedlearn.config.run_config import RunConfig
+from fedlearn.config.schema import TABLES
 from fedlearn.coordinator.conclusion import RunResult, conclude
 from fedlearn.coordinator.pooled_data import SimulatedData, load_simulated_data
-from fedlearn.coordinator.public_data import TABLES, PublicData
+from fedlearn.coordinator.public_data import PublicData
 from fedlearn.coordinator.run_data import OnRound, RoundResult
 from fedlearn.errors import ConfigError
 from fedlearn.flower.strategies import check_options

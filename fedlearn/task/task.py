@@ -85,4 +85,5 @@ class Task(ABC):
 
     def blank_targets(self, count: int) -> Targets:
         """So many targets that stand for nothing, of the dtype and shape of this task's."""
-        return np.zeros_like(self.made_up_targets(1).repeat(count, axis=0))
+        one = self.made_up_targets(1)
+        return np.zeros((count, *one.shape[1:]), one.dtype)

@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from fedlearn.secagg.transcript import threshold_of
+from fedlearn.privacy.request import threshold_of
 
 T = TypeVar("T")
 Floats = NDArray[np.float32]

@@ -30,12 +30,13 @@ from fedlearn.crypto.keystream import SEED_BYTES, Keystream, stream_entropy
 from fedlearn.crypto.signatures import SigningKey
 from fedlearn.errors import FedlearnError
 from fedlearn.privacy.quantization import Lanes, to_lanes, truncate_within
+from fedlearn.privacy.request import threshold_of
 from fedlearn.secagg.aggregator import Aggregator
 from fedlearn.secagg.masking import add_keystreams
 from fedlearn.secagg.messages import Stage
 from fedlearn.secagg.participant import Participant
 from fedlearn.secagg.stages import Member
-from fedlearn.secagg.transcript import Context, ContextFields, Position, threshold_of
+from fedlearn.secagg.transcript import Context, ContextFields, Position
 
 SCALE_BITS, CLIP = 16, 8
 CONFIG, MODEL, SESSION = b"{}", b"", bytes(16)

@@ -12,11 +12,12 @@ import pytest
 from lying_server import LyingServer, ids, prepared
 from small_federation import MODEL, Federation, client_id
 
+from fedlearn.privacy.request import threshold_of
 from fedlearn.secagg import stages
 from fedlearn.secagg.masking import add_keystreams
 from fedlearn.secagg.messages import REFUSAL, Advert, MaskedRequest, Stage
 from fedlearn.secagg.participant import Participant
-from fedlearn.secagg.transcript import CHECK_LANES, ContextFields, threshold_of
+from fedlearn.secagg.transcript import CHECK_LANES, ContextFields
 
 VICTIM = client_id(1)
 FORGED = b"a model made to show one client's records"

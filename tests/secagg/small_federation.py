@@ -10,11 +10,12 @@ from fedlearn.crypto.keystream import Entropy, stream_entropy
 from fedlearn.crypto.signatures import SigningKey
 from fedlearn.errors import ProtocolError, RefusedError
 from fedlearn.privacy.quantization import Lanes
+from fedlearn.privacy.request import threshold_of
 from fedlearn.secagg.aggregator import Aggregator, UnmaskedSum
 from fedlearn.secagg.messages import Envelope, MaskedRequest, Stage
 from fedlearn.secagg.participant import Participant
 from fedlearn.secagg.stages import Member
-from fedlearn.secagg.transcript import Context, ContextFields, Position, threshold_of
+from fedlearn.secagg.transcript import Context, ContextFields, Position
 
 SESSION = bytes(range(16))
 MODEL = b"the canonical bytes of a model"

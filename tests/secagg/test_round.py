@@ -9,9 +9,10 @@ from hypothesis import strategies as st
 from small_federation import MODEL, Federation, client_id
 
 from fedlearn.crypto.keystream import SEGMENT_BYTES
+from fedlearn.privacy.request import threshold_of
 from fedlearn.secagg.aggregator import Aggregator, AttemptFailedError
 from fedlearn.secagg.messages import Stage
-from fedlearn.secagg.transcript import CHECK_LANES, threshold_of
+from fedlearn.secagg.transcript import CHECK_LANES
 
 SEGMENT_LANES = SEGMENT_BYTES // 4
 

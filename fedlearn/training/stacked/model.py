@@ -153,20 +153,20 @@ class StackedModel:
 
 def stack(model: nn.Module, task: Task) -> StackedModel | None:
     """The stacked form of `model` for the losses of `task`; None where `has_kernels` is False."""
-    if not has_kernels(model):
-        return None
-    known = _kernels(model)
-    return StackedModel(tuple(known), tuple(_packed_shapes(known, list(model.parameters()))), task)
+    kernels = _kernels_of(model)
+    return StackedModel(kernels, tuple(_packed_shapes(kernels, list(model.parameters()))), task) if kernels else None
 
 
 def has_kernels(model: nn.Module) -> bool:
     """Whether `model` is plain, has parameters, and every layer has a kernel."""
-    known = _kernels(model)
-    return bool(known) and len(known) == len(plain_layers(model) or []) and any(True for _ in model.parameters())
+    return bool(_kernels_of(model))
 
 
-def _kernels(model: nn.Module) -> list[Kernel]:
-    return [kernel for layer in plain_layers(model) or [] if (kernel := _kernel(layer)) is not None]
+def _kernels_of(model: nn.Module) -> tuple[Kernel, ...]:
+    """A kernel a layer; none at all where a layer has none, or there is nothing to train."""
+    kernels = [_kernel(layer) for layer in plain_layers(model) or []]
+    known = tuple(kernel for kernel in kernels if kernel is not None)
+    return known if len(known) == len(kernels) and any(True for _ in model.parameters()) else ()
 
 
 def _packed_shapes(kernels: Sequence[Kernel], parameters: Sequence[nn.Parameter]) -> Iterator[tuple[int, ...]]:
